@@ -1,0 +1,99 @@
+// Package vm is what arcbox needs of a hypervisor: a Driver starts an Instance from a Spec. Packages below it implement
+// drivers: vm/qemu for QEMU on Linux. Abilities that not every driver has are interfaces of their own, found by type
+// assertion on the Instance.
+package vm
+
+import (
+	"context"
+	"io"
+	"net"
+)
+
+// Driver starts virtual machines.
+type Driver interface {
+	// Name returns the driver's name, for example "qemu".
+	Name() string
+	// Start starts a machine. It returns when the hypervisor runs; the guest may still be booting, which Dial waits for.
+	// ctx bounds the start, not the machine. Where Start returns an error, nothing is left.
+	Start(ctx context.Context, spec Spec) (Instance, error)
+}
+
+// Instance is a started machine. Its methods may be called from many goroutines.
+type Instance interface {
+	// Dial opens a stream to a port on which the guest listens. It waits for a guest that is still booting, until ctx
+	// ends or the machine does. Half-close works where the connection has a CloseWrite method.
+	Dial(ctx context.Context, port uint32) (net.Conn, error)
+	// Shutdown asks the machine to power off, waits until it has, and kills it when ctx ends first; the error is then
+	// that of ctx. It is for guests that do not answer any more: a guest with an agent is asked by the agent.
+	Shutdown(ctx context.Context) error
+	// Done is closed when the machine has ended and everything of it is released.
+	Done() <-chan struct{}
+	// Err tells why the machine ended: nil while it runs, after Close and Shutdown, and after a power-off by the guest.
+	Err() error
+	// Close kills the machine and returns when everything of it is released. A second call waits too, then returns nil.
+	Close() error
+}
+
+// DiskAttacher is an Instance that takes disks while it runs.
+type DiskAttacher interface {
+	// AttachDisk adds a disk. It returns when the hypervisor has it; the guest sees it some time later under its serial.
+	// A disk whose ID is attached already is ErrExists.
+	AttachDisk(ctx context.Context, d Disk) error
+	// DetachDisk removes the disk with the ID and returns when the guest has let it go. An unknown one is ErrNotFound.
+	DetachDisk(ctx context.Context, id string) error
+}
+
+// Pauser is an Instance that can be paused.
+type Pauser interface {
+	Pause(ctx context.Context) error  // a paused machine stays paused
+	Resume(ctx context.Context) error // a running machine goes on running
+}
+
+// ConsoleTailer is an Instance that keeps the last lines of its guest's console.
+type ConsoleTailer interface {
+	ConsoleTail() string
+}
+
+// Accelerator says how guest code is executed.
+type Accelerator string
+
+// The accelerators.
+const (
+	AcceleratorAuto Accelerator = ""    // the best one that works on this host
+	AcceleratorKVM  Accelerator = "kvm" // Linux
+	AcceleratorHVF  Accelerator = "hvf" // macOS
+	AcceleratorTCG  Accelerator = "tcg" // software emulation, everywhere
+)
+
+// Transport says how streams reach the guest.
+type Transport string
+
+// The transports.
+const (
+	TransportAuto   Transport = ""       // the driver's own choice; for QEMU serial
+	TransportSerial Transport = "serial" // a virtio-serial port that carries a multiplexer
+	TransportVsock  Transport = "vsock"  // AF_VSOCK; needs /dev/vhost-vsock on a Linux host
+)
+
+// Spec describes a machine to start.
+type Spec struct {
+	Name        string      // shown in the host's process list; letters, digits, '-', '_' and '.'; "" is "arcbox"
+	Dir         string      // directory of mode 0700 for sockets; made where it does not exist, removed with the machine
+	Arch        string      // of the guest, as GOARCH: "amd64" or "arm64"; "" is the host's
+	Kernel      string      // path of an uncompressed kernel: vmlinux for amd64, Image for arm64
+	Initramfs   string      // path of the initramfs
+	Cmdline     string      // of the kernel, added to what the driver needs itself
+	CPUs        int         // 0 is 1
+	Memory      int64       // bytes; 0 is 512 MiB
+	Disks       []Disk      // attached from the start
+	Console     io.Writer   // gets the guest's console output; nil drops it. Write must not block for long
+	Accelerator Accelerator // zero chooses
+	Transport   Transport   // zero chooses
+}
+
+// Disk is a disk of a machine: a raw image file.
+type Disk struct {
+	ID       string // serial number by which the guest finds the disk: 1 to 20 letters, digits, '-' and '_'
+	Path     string // of the raw image
+	ReadOnly bool
+}
