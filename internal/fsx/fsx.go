@@ -42,14 +42,16 @@ type File struct {
 
 // Create opens a new temporary file beside path for reading and writing. Close without Commit removes it.
 func Create(path string, perm fs.FileMode) (*File, error) {
-	dir, base := filepath.Split(path)
-	if dir == "" {
-		dir = "."
-	}
+	return CreateIn(filepath.Dir(path), path, perm)
+}
+
+// CreateIn is Create with the temporary file in the directory tmp, which must be on the file system of path.
+func CreateIn(tmp, path string, perm fs.FileMode) (*File, error) {
+	base := filepath.Base(path)
 	if len(base) > 100 {
 		base = base[:100]
 	}
-	f, err := os.CreateTemp(dir, TempPrefix+base+"-*")
+	f, err := os.CreateTemp(tmp, TempPrefix+base+"-*")
 	if err != nil {
 		return nil, fmt.Errorf("create temporary file for %s: %w", path, err)
 	}
