@@ -1,0 +1,116 @@
+package proc
+
+import (
+	"fmt"
+	"runtime"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// cloneArgs is struct clone_args of the kernel, version 2.
+type cloneArgs struct {
+	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
+}
+
+// ForkSpec says how Fork makes the child.
+type ForkSpec struct {
+	Flags  uintptr // CLONE_NEW* flags
+	Cgroup int     // file descriptor of the cgroup to be born in, -1 for the parent's own
+	Report int     // file descriptor of a pipe to which the child writes a failure; the program keeps it open
+}
+
+// Fork makes a child that runs the program, and returns its process number. The child is a copy of the whole process
+// with one thread. Its memory is its own, so the parent goes on at once, whatever the program waits for.
+//
+// The child inherits every file descriptor: the program closes what the command must not get. All signals are blocked
+// in the child and have their default action: the program unblocks them.
+//
+// Whoever reaps children calls Fork by Reaper.Start.
+func (p *Program) Fork(spec ForkSpec) (int, error) {
+	if len(p.ops) == 0 || p.nregs > maxRegs {
+		return 0, fmt.Errorf("fork: a program of %d steps and %d registers", len(p.ops), p.nregs)
+	}
+	args := &cloneArgs{
+		flags:      uint64(spec.Flags) | unix.CLONE_CLEAR_SIGHAND,
+		exitSignal: uint64(unix.SIGCHLD),
+	}
+	if spec.Cgroup >= 0 {
+		args.flags |= unix.CLONE_INTO_CGROUP
+		args.cgroup = uint64(spec.Cgroup)
+	}
+	var pin runtime.Pinner
+	defer pin.Unpin()
+	pin.Pin(args)
+	pin.Pin(p)
+	pin.Pin(&p.ops[0])
+	all, old := new(unix.Sigset_t), new(unix.Sigset_t)
+	for i := range all.Val {
+		all.Val[i] = ^all.Val[i]
+	}
+	pin.Pin(all)
+	pin.Pin(old)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	pid, e := fork(p, args, all, old, uintptr(spec.Report))
+	if e != 0 {
+		return 0, fmt.Errorf("clone: %w", e)
+	}
+	return int(pid), nil
+}
+
+// fork clones and, in the child, runs the program; it never returns there. No signal handler of the Go runtime may run in
+// the child, hence the mask. It must not grow the stack, allocate, or be preempted, and neither must what it calls.
+//
+//go:norace
+//go:nosplit
+func fork(p *Program, args *cloneArgs, all, old *unix.Sigset_t, report uintptr) (uintptr, syscall.Errno) {
+	const sigsetSize = 8
+	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(all)), uintptr(unsafe.Pointer(old)), sigsetSize, 0, 0)
+	pid, _, e := syscall.RawSyscall6(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0, 0, 0, 0)
+	if e == 0 && pid == 0 {
+		child(p, report)
+	}
+	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(old)), 0, sigsetSize, 0, 0)
+	return pid, e
+}
+
+// child runs the program. It ends the process where a step fails, and where no step executed a command.
+//
+//go:norace
+//go:nosplit
+func child(p *Program, report uintptr) {
+	failed, errno := int32(len(p.ops)), syscall.ENOENT
+	for i := range p.ops {
+		o := &p.ops[i]
+		for a := range o.args {
+			if o.fromRg&(1<<a) != 0 {
+				o.args[a] = p.regs[o.args[a]&(maxRegs-1)]
+			}
+		}
+		r, _, e := syscall.RawSyscall6(o.nr, o.args[0], o.args[1], o.args[2], o.args[3], o.args[4], o.args[5])
+		if e == 0 && o.save != 0 {
+			p.regs[(o.save-1)&(maxRegs-1)] = r
+		}
+		if e == 0 || o.kind == try || e == o.accept {
+			continue
+		}
+		if o.kind == exec {
+			if e == syscall.ENOENT || e == syscall.ENOTDIR {
+				continue
+			}
+			if e == syscall.EACCES {
+				errno = e
+				continue
+			}
+		}
+		failed, errno = int32(i), e
+		break
+	}
+	p.report[0], p.report[1] = failed, int32(errno)
+	syscall.RawSyscall6(unix.SYS_WRITE, report, uintptr(unsafe.Pointer(&p.report)), reportSize, 0, 0, 0)
+	for {
+		syscall.RawSyscall6(unix.SYS_EXIT_GROUP, 127, 0, 0, 0, 0, 0)
+	}
+}
