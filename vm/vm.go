@@ -14,14 +14,17 @@ type Driver interface {
 	// Name returns the driver's name, for example "qemu".
 	Name() string
 	// Start starts a machine. It returns when the hypervisor runs; the guest may still be booting, which Dial waits for.
-	// ctx bounds the start, not the machine. Where Start returns an error, nothing is left.
+	// ctx bounds the start, not the machine. Where Start returns an error, nothing is left. The error wraps ErrInvalid for
+	// a Spec that says nonsense, ErrNotFound for a file that does not exist, ErrUnsupported for what this host or driver
+	// cannot do, and ErrUnavailable where the hypervisor is missing or ended.
 	Start(ctx context.Context, spec Spec) (Instance, error)
 }
 
 // Instance is a started machine. Its methods may be called from many goroutines.
 type Instance interface {
 	// Dial opens a stream to a port on which the guest listens. It waits for a guest that is still booting, until ctx
-	// ends or the machine does. Half-close works where the connection has a CloseWrite method.
+	// ends or the machine does; the error then tells why it ended. Half-close works where the connection has a CloseWrite
+	// method. A port on which nobody listens is ErrUnavailable, from Dial or from the stream's first read.
 	Dial(ctx context.Context, port uint32) (net.Conn, error)
 	// Shutdown asks the machine to power off, waits until it has, and kills it when ctx ends first; the error is then
 	// that of ctx. It is for guests that do not answer any more: a guest with an agent is asked by the agent.
@@ -29,6 +32,7 @@ type Instance interface {
 	// Done is closed when the machine has ended and everything of it is released.
 	Done() <-chan struct{}
 	// Err tells why the machine ended: nil while it runs, after Close and Shutdown, and after a power-off by the guest.
+	// Otherwise it wraps ErrUnavailable and has the last lines of the guest's console in its message.
 	Err() error
 	// Close kills the machine and returns when everything of it is released. A second call waits too, then returns nil.
 	Close() error
@@ -45,12 +49,15 @@ type DiskAttacher interface {
 
 // Pauser is an Instance that can be paused.
 type Pauser interface {
-	Pause(ctx context.Context) error  // a paused machine stays paused
-	Resume(ctx context.Context) error // a running machine goes on running
+	// Pause stops the guest's processors. Its memory and its streams stay. A paused machine stays paused.
+	Pause(ctx context.Context) error
+	// Resume lets a paused machine go on. A running machine goes on running.
+	Resume(ctx context.Context) error
 }
 
 // ConsoleTailer is an Instance that keeps the last lines of its guest's console.
 type ConsoleTailer interface {
+	// ConsoleTail returns the last lines of the guest's console, without control characters; also after the machine's end.
 	ConsoleTail() string
 }
 
@@ -78,13 +85,12 @@ const (
 // Spec describes a machine to start.
 type Spec struct {
 	Name        string      // shown in the host's process list; letters, digits, '-', '_' and '.'; "" is "arcbox"
-	Dir         string      // directory of mode 0700 for sockets; made where it does not exist, removed with the machine
 	Arch        string      // of the guest, as GOARCH: "amd64" or "arm64"; "" is the host's
 	Kernel      string      // path of an uncompressed kernel: vmlinux for amd64, Image for arm64
 	Initramfs   string      // path of the initramfs
 	Cmdline     string      // of the kernel, added to what the driver needs itself
 	CPUs        int         // 0 is 1
-	Memory      int64       // bytes; 0 is 512 MiB
+	Memory      int64       // bytes, rounded up to MiB; 0 is 512 MiB
 	Disks       []Disk      // attached from the start
 	Console     io.Writer   // gets the guest's console output; nil drops it. Write must not block for long
 	Accelerator Accelerator // zero chooses

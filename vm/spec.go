@@ -1,0 +1,88 @@
+package vm
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
+)
+
+// The defaults and bounds of a Spec.
+const (
+	DefaultName   = "arcbox"
+	DefaultMemory = 512 << 20 // bytes
+	MinMemory     = 64 << 20  // bytes
+	MaxCPUs       = 255
+	MaxName       = 64 // bytes
+	MaxDiskID     = 20 // bytes: what a SCSI serial number takes
+)
+
+// Complete returns the Spec with every default filled in, where "" for Arch becomes hostArch. It returns ErrInvalid for
+// what no driver can start. It does not look at files. A completed Spec completes to itself.
+func (s Spec) Complete(hostArch string) (Spec, error) {
+	if s.Name == "" {
+		s.Name = DefaultName
+	}
+	if s.Arch == "" {
+		s.Arch = hostArch
+	}
+	if s.CPUs == 0 {
+		s.CPUs = 1
+	}
+	if s.Memory == 0 {
+		s.Memory = DefaultMemory
+	}
+	s.Memory = (s.Memory + 1<<20 - 1) &^ (1<<20 - 1)
+	if err := s.check(); err != nil {
+		return Spec{}, fmt.Errorf("machine specification: %w: %w", errs.ErrInvalid, err)
+	}
+	return s, nil
+}
+
+func (s Spec) check() error {
+	switch {
+	case len(s.Name) > MaxName || !onlyWord(s.Name, "."):
+		return fmt.Errorf("name %.80q: use up to %d letters, digits, '-', '_' and '.'", s.Name, MaxName)
+	case s.Kernel == "":
+		return fmt.Errorf("no kernel")
+	case s.CPUs < 1 || s.CPUs > MaxCPUs:
+		return fmt.Errorf("%d CPUs: 1 to %d are possible", s.CPUs, MaxCPUs)
+	case s.Memory < MinMemory:
+		return fmt.Errorf("%d bytes of memory: at least %d are needed", s.Memory, int64(MinMemory))
+	case strings.ContainsAny(s.Cmdline, "\x00\n\r"):
+		return fmt.Errorf("kernel command line has a line break or zero byte")
+	}
+	seen := make(map[string]bool)
+	for _, d := range s.Disks {
+		if err := d.Check(); err != nil {
+			return err
+		}
+		if seen[d.ID] {
+			return fmt.Errorf("disk %q twice", d.ID)
+		}
+		seen[d.ID] = true
+	}
+	return nil
+}
+
+// Check returns ErrInvalid for a disk with a bad ID or without a path. It does not look at the file.
+func (d Disk) Check() error {
+	if d.ID == "" || len(d.ID) > MaxDiskID || !onlyWord(d.ID, "") {
+		return fmt.Errorf("%w: disk ID %.80q: use 1 to %d letters, digits, '-' and '_'", errs.ErrInvalid, d.ID, MaxDiskID)
+	}
+	if d.Path == "" || strings.ContainsRune(d.Path, 0) {
+		return fmt.Errorf("%w: disk %q has no usable path", errs.ErrInvalid, d.ID)
+	}
+	return nil
+}
+
+// onlyWord tells whether s has only letters and digits of ASCII, '-', '_' and what more says.
+func onlyWord(s, more string) bool {
+	for _, r := range s {
+		letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'
+		if !letter && r != '-' && r != '_' && !strings.ContainsRune(more, r) {
+			return false
+		}
+	}
+	return true
+}
