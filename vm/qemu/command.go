@@ -1,0 +1,178 @@
+package qemu
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/arcboxlabs/arcbox-go/vm"
+)
+
+// Names of what the command line makes and QMP commands refer to.
+const (
+	agentPort = "arcbox.agent" // the virtio-serial port on which the guest's agent listens
+	agentDev  = "agent"        // its device id, which events name
+	scsiBus   = "scsi.0"
+	diskNode  = "disk-" // before a disk's ID: its block node and its device
+)
+
+// command is everything a QEMU command line depends on. args turns it into text and looks at nothing else.
+type command struct {
+	spec    vm.Spec // completed, with absolute paths
+	accel   vm.Accelerator
+	process bool // the host can rename a process
+
+	qmpFD, consoleFD, agentFD int // sockets that QEMU inherits
+
+	vsockFD  int    // /dev/vhost-vsock with its context ID set; 0 for none
+	vsockCID uint32 // that context ID
+}
+
+// args returns the arguments after the program's name.
+func (c command) args() []string {
+	return join(c.base(), c.memory(), c.sockets(), c.devices(), c.disks(), c.boot())
+}
+
+func join(parts ...[]string) []string {
+	var all []string
+	for _, p := range parts {
+		all = append(all, p...)
+	}
+	return all
+}
+
+// base is the machine without anything in it.
+func (c command) base() []string {
+	name := "guest=" + c.spec.Name
+	if c.process {
+		name += ",process=" + c.spec.Name
+	}
+	accel := string(c.accel)
+	if c.accel == vm.AcceleratorTCG {
+		accel = "tcg,thread=multi"
+	}
+	return []string{
+		"-name", name,
+		"-machine", c.machine(),
+		"-accel", accel,
+		"-cpu", c.cpu(),
+		"-smp", strconv.Itoa(c.spec.CPUs),
+		"-nodefaults", "-no-user-config", "-no-reboot",
+		"-display", "none",
+		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+	}
+}
+
+func (c command) machine() string {
+	if c.spec.Arch == "arm64" {
+		if c.accel == vm.AcceleratorTCG {
+			return "virt,gic-version=3"
+		}
+		return "virt,gic-version=max"
+	}
+	// What is left out is not needed by the guest and would only be there to be attacked.
+	return "q35,usb=off,vmport=off,sata=off,smbus=off,hpet=off"
+}
+
+func (c command) cpu() string {
+	switch {
+	case c.accel != vm.AcceleratorTCG:
+		return "host"
+	case c.spec.Arch == "arm64":
+		return "max,pauth-impdef=on" // the architected algorithm of pointer authentication is slow to emulate
+	}
+	return "max"
+}
+
+// memory is the guest's RAM: anonymous, which is the cheapest where nobody shares it.
+func (c command) memory() []string {
+	return []string{"-m", strconv.FormatInt(c.spec.Memory>>20, 10) + "M"}
+}
+
+// sockets are the control socket and the console.
+func (c command) sockets() []string {
+	return []string{
+		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", c.qmpFD),
+		"-mon", "chardev=qmp,mode=control",
+		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", c.consoleFD),
+		"-serial", "chardev:console",
+	}
+}
+
+func (c command) devices() []string {
+	a := []string{
+		"-device", "virtio-serial-pci,id=ports,max_ports=4",
+		"-chardev", fmt.Sprintf("socket,id=agent,fd=%d", c.agentFD),
+		"-device", "virtserialport,bus=ports.0,nr=1,chardev=agent,id=" + agentDev + ",name=" + agentPort,
+		"-object", "rng-builtin,id=rng",
+		"-device", "virtio-rng-pci,rng=rng",
+		"-device", "virtio-scsi-pci,id=scsi",
+	}
+	if c.vsockFD != 0 {
+		a = append(a, "-device", fmt.Sprintf("vhost-vsock-pci,guest-cid=%d,vhostfd=%d", c.vsockCID, c.vsockFD))
+	}
+	return a
+}
+
+func (c command) disks() []string {
+	var a []string
+	for i, d := range c.spec.Disks {
+		a = append(a, "-blockdev", text(blockNode(d)), "-device", text(diskDevice(d, i)))
+	}
+	return a
+}
+
+// blockNode is the block node of a disk, for the command line and for blockdev-add.
+func blockNode(d vm.Disk) map[string]any {
+	return map[string]any{
+		"driver": "raw", "node-name": diskNode + d.ID, "read-only": d.ReadOnly, "discard": "unmap",
+		"file": map[string]any{"driver": "file", "filename": d.Path, "read-only": d.ReadOnly, "discard": "unmap"},
+	}
+}
+
+// diskDevice is the device of a disk, for the command line and for device_add.
+func diskDevice(d vm.Disk, lun int) map[string]any {
+	return map[string]any{
+		"driver": "scsi-hd", "bus": scsiBus, "lun": lun,
+		"id": diskNode + d.ID, "drive": diskNode + d.ID, "serial": d.ID, "device_id": d.ID,
+	}
+}
+
+// text is a value as JSON, which QEMU takes in place of its own syntax: paths may have commas in them.
+func text(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("qemu: " + err.Error()) // maps of strings, numbers and bools
+	}
+	return string(b)
+}
+
+func (c command) boot() []string {
+	a := []string{"-kernel", c.spec.Kernel}
+	if c.spec.Initramfs != "" {
+		a = append(a, "-initrd", c.spec.Initramfs)
+	}
+	return append(a, "-append", c.cmdline())
+}
+
+// cmdline is the kernel's command line. A panic restarts the machine at once, which -no-reboot turns into its end.
+func (c command) cmdline() string {
+	words := []string{"quiet", "panic=-1", "random.trust_cpu=on", "audit=0", "selinux=0", "apparmor=0", "cryptomgr.notests"}
+	if c.spec.Arch == "arm64" {
+		words = append(words, "console=ttyAMA0")
+	} else {
+		words = append(words, "console=ttyS0", "reboot=t", "8250.nr_uarts=1")
+	}
+	if c.accel == vm.AcceleratorTCG {
+		// An emulated processor has no speculation to defend against, and its clock is what QEMU says.
+		words = append(words, "mitigations=off", "nokaslr")
+		if c.spec.Arch == "amd64" {
+			words = append(words, "tsc=reliable", "no_timer_check")
+		}
+	}
+	if c.spec.Cmdline != "" {
+		words = append(words, c.spec.Cmdline)
+	}
+	return strings.Join(words, " ")
+}

@@ -1,0 +1,240 @@
+// Package qemu runs machines in QEMU.
+//
+// Each machine is one QEMU process, a child of the program that uses the package. It has no files: its control socket,
+// its console and the link to the guest's agent are socket pairs that QEMU inherits, so there is no path to be too long,
+// to be left behind or to be opened by somebody else. QEMU never outlives its owner, whatever ends that, and it runs
+// inside its own seccomp sandbox, without default devices and without configuration files.
+//
+// Streams to the guest go through a virtio-serial port with the name "arcbox.agent" that carries package mux, or over
+// AF_VSOCK where the host can and the caller asks.
+//
+// The driver works on Linux with QEMU 7.2 or later, by KVM where that is usable and by software emulation elsewhere.
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/vm"
+)
+
+// Config configures a driver. The zero value works.
+type Config struct {
+	Binary string       // path or name of the QEMU program; "" is qemu-system-x86_64 or qemu-system-aarch64 from PATH
+	Logger *slog.Logger // nil is silent
+}
+
+// Driver starts machines in QEMU. Its methods may be called from many goroutines.
+type Driver struct {
+	binary string
+	log    *slog.Logger
+}
+
+var _ vm.Driver = (*Driver)(nil)
+
+// New returns a driver. It looks at nothing: a missing QEMU shows in Start and in Probe.
+func New(cfg Config) *Driver {
+	d := &Driver{binary: cfg.Binary, log: cfg.Logger}
+	if d.log == nil {
+		d.log = slog.New(slog.DiscardHandler)
+	}
+	return d
+}
+
+// Name returns "qemu".
+func (d *Driver) Name() string { return "qemu" }
+
+// Facts are what a driver would start machines with.
+type Facts struct {
+	Binary      string         // path of the QEMU program
+	Version     Version        // of it
+	Accelerator vm.Accelerator // never AcceleratorAuto
+	Reason      string         // why the accelerator is not a faster one; "" where it is the fastest
+	Vsock       error          // nil where TransportVsock can be used, else why not
+}
+
+// Probe finds out what machines of an architecture, "" for the host's, would be started with. A QEMU that is missing or
+// does not answer is ErrUnavailable, one that is too old ErrUnsupported, and so is an accelerator that was asked for and
+// cannot work; the Facts then have what was found before that.
+func (d *Driver) Probe(ctx context.Context, arch string, want vm.Accelerator) (Facts, error) {
+	h := thisHost()
+	if arch == "" {
+		arch = h.arch
+	}
+	f := Facts{Vsock: probeVsock()}
+	var err error
+	if f.Binary, err = find(d.binary, h.os, arch); err != nil {
+		return f, err
+	}
+	if f.Version, err = askVersion(ctx, f.Binary); err != nil {
+		return f, err
+	}
+	if err := f.Version.check(); err != nil {
+		return f, err
+	}
+	f.Accelerator, f.Reason, err = h.choose(arch, want)
+	return f, err
+}
+
+// Start starts a machine. See vm.Driver.
+func (d *Driver) Start(ctx context.Context, spec vm.Spec) (vm.Instance, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("start machine: %w", context.Cause(ctx))
+	}
+	h := thisHost()
+	spec, err := spec.Complete(h.arch)
+	if err != nil {
+		return nil, err
+	}
+	if err := resolveFiles(&spec); err != nil {
+		return nil, fmt.Errorf("start machine %s: %w", spec.Name, err)
+	}
+	path, err := find(d.binary, h.os, spec.Arch)
+	if err != nil {
+		return nil, err
+	}
+	accel, reason, err := h.choose(spec.Arch, spec.Accelerator)
+	if err != nil {
+		return nil, fmt.Errorf("start machine %s: %w", spec.Name, err)
+	}
+	log := d.log.With("machine", spec.Name)
+	log.Info("starting QEMU", "binary", path, "accelerator", string(accel), "reason", reason)
+	inst, err := start(ctx, log, path, command{spec: spec, accel: accel, process: canRenameProcess})
+	if err != nil {
+		return nil, fmt.Errorf("start machine %s: %w", spec.Name, err)
+	}
+	return inst, nil
+}
+
+// resolveFiles makes the paths of a Spec absolute and checks that there are files.
+func resolveFiles(spec *vm.Spec) error {
+	var err error
+	if spec.Kernel, err = resolve("kernel", spec.Kernel); err != nil {
+		return err
+	}
+	if spec.Initramfs != "" {
+		if spec.Initramfs, err = resolve("initramfs", spec.Initramfs); err != nil {
+			return err
+		}
+	}
+	spec.Disks = append([]vm.Disk(nil), spec.Disks...)
+	for i := range spec.Disks {
+		d := &spec.Disks[i]
+		if d.Path, err = resolve("disk "+d.ID, d.Path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func resolve(what, path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", fileError(what, path, err)
+	}
+	st, err := os.Stat(abs)
+	if err != nil {
+		return "", fileError(what, path, err)
+	}
+	if st.IsDir() {
+		return "", fmt.Errorf("%s %s: %w: it is a directory", what, path, errs.ErrInvalid)
+	}
+	return abs, nil
+}
+
+// sockets are the ends of a machine's socket pairs that this process keeps, and the files that QEMU gets.
+type sockets struct {
+	qmp, console, agent net.Conn
+	theirs              []*os.File
+}
+
+func newSockets() (s *sockets, err error) {
+	s = &sockets{}
+	defer func() {
+		if err != nil {
+			s.closeOurs()
+			s.closeTheirs()
+		}
+	}()
+	for _, c := range []*net.Conn{&s.qmp, &s.console, &s.agent} {
+		ours, theirs, err := pair()
+		if err != nil {
+			return nil, err
+		}
+		*c = ours
+		s.theirs = append(s.theirs, theirs)
+	}
+	return s, nil
+}
+
+func (s *sockets) closeOurs() {
+	for _, c := range []net.Conn{s.qmp, s.console, s.agent} {
+		if c != nil {
+			c.Close()
+		}
+	}
+}
+
+func (s *sockets) closeTheirs() {
+	for _, f := range s.theirs {
+		f.Close()
+	}
+}
+
+// start starts QEMU and returns when it takes commands. Where it returns an error, nothing is left.
+func start(ctx context.Context, log *slog.Logger, path string, c command) (*Instance, error) {
+	s, err := newSockets()
+	if err != nil {
+		return nil, err
+	}
+	defer s.closeTheirs()
+	c.qmpFD, c.consoleFD, c.agentFD = firstFD, firstFD+1, firstFD+2
+	if c.spec.Transport == vm.TransportVsock {
+		f, cid, err := reserveCID()
+		if err != nil {
+			s.closeOurs()
+			return nil, err
+		}
+		c.vsockFD, c.vsockCID = firstFD+len(s.theirs), cid
+		s.theirs = append(s.theirs, f)
+	} else if c.spec.Transport != vm.TransportAuto && c.spec.Transport != vm.TransportSerial {
+		s.closeOurs()
+		return nil, fmt.Errorf("transport %.40q: %w: use serial, vsock or leave it empty", c.spec.Transport, errs.ErrInvalid)
+	}
+	args := c.args()
+	log.Debug("QEMU command line", "args", args)
+	stderr := &tailBuffer{limit: 8 << 10}
+	p, err := startProcess(path, args, stderr, s.theirs)
+	if err != nil {
+		s.closeOurs()
+		return nil, err
+	}
+	s.closeTheirs()
+	i := newInstance(log, c, p, s, stderr)
+	if err := i.connect(ctx); err != nil {
+		i.Close()
+		return nil, i.startError(ctx, err)
+	}
+	return i, nil
+}
+
+// startError is the error of a start that did not get as far as QEMU taking commands. The machine has ended.
+func (i *Instance) startError(ctx context.Context, err error) error {
+	if ctx.Err() != nil || errors.Is(err, errs.ErrUnsupported) {
+		return err
+	}
+	return fmt.Errorf("%w: %w; QEMU ended (%s): %s", errs.ErrUnavailable, err, exitText(i.proc.err), i.stderr)
+}
+
+func exitText(err error) string {
+	if err == nil {
+		return "exit status 0"
+	}
+	return err.Error()
+}
