@@ -1,0 +1,28 @@
+package house
+
+// exceptions returns what a file may do all the same, and why.
+func exceptions() map[string]map[string]string {
+	return map[string]map[string]string{
+		"config.go": {
+			"os.Getenv": "the user's data directory is where the XDG variable says, as the documentation of DataDir does",
+		},
+		"boot/child.go": {
+			"os.Environ": "the Go toolchain and apt get the caller's environment",
+		},
+		"vm/qemu/binary.go": {
+			"os.LookupEnv": "QEMU gets a few variables of the caller's environment, such as TMPDIR",
+		},
+	}
+}
+
+// excepted tells that there is an exception for what the file does.
+func excepted(f *file, what string) bool { return exceptions()[f.path][what] != "" }
+
+// helpsTests tells that a package is for the tests of users or of other packages.
+func helpsTests(dir string) bool {
+	switch dir {
+	case "vm/vmtest", "agent/agenttest", "internal/image/imagetest", "arcboxtest":
+		return true
+	}
+	return false
+}
