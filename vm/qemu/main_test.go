@@ -1,0 +1,101 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/arcboxlabs/arcbox-go/boot"
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/vm"
+)
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == ownerArg {
+		owner(os.Args[2:])
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// testTimeout is far above what a boot takes on a slow and busy machine.
+const testTimeout = 2 * time.Minute
+
+func testContext(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// skipOrFail ends a test that cannot have a machine: with a failure where one was asked for, and by skipping it where the
+// error says that this host has none.
+func skipOrFail(t testing.TB, err error) {
+	t.Helper()
+	missing := errors.Is(err, errs.ErrUnavailable) || errors.Is(err, errs.ErrUnsupported)
+	if missing && os.Getenv("ARCBOX_TEST_VM") != "1" {
+		t.Skip("no machine on this host:", err)
+	}
+	require.NoError(t, err)
+}
+
+// assets are the kernel and the initramfs with the suite's init, made once for all tests.
+var assets = sync.OnceValues(func() (*boot.Assets, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "arcbox-testinit")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	agent := filepath.Join(dir, "init")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", agent, "../vmtest/guest/init")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build the suite's init: %w: %s", err, out)
+	}
+	return boot.Resolve(context.Background(), boot.Config{Dir: filepath.Join(cache, "arcbox-test", "boot"), Agent: agent})
+})
+
+// testSpec is a machine that runs the suite's init.
+func testSpec(t testing.TB) vm.Spec {
+	t.Helper()
+	if _, err := New(Config{}).Probe(testContext(t), "", vm.AcceleratorAuto); err != nil {
+		skipOrFail(t, err)
+	}
+	a, err := assets()
+	if err != nil {
+		skipOrFail(t, err)
+	}
+	return vm.Spec{Kernel: a.Kernel, Initramfs: a.Initramfs}
+}
+
+func testLogger(t testing.TB) *slog.Logger {
+	return slog.New(slog.NewTextHandler(t.Output(), nil))
+}
+
+// startT starts a machine and closes it when the test ends. A failed test shows the console.
+func startT(t testing.TB, spec vm.Spec) *Instance {
+	t.Helper()
+	inst, err := New(Config{Logger: testLogger(t)}).Start(testContext(t), spec)
+	require.NoError(t, err)
+	i := inst.(*Instance)
+	t.Cleanup(func() {
+		i.Close()
+		if t.Failed() {
+			t.Logf("console:\n%s", i.ConsoleTail())
+		}
+	})
+	return i
+}

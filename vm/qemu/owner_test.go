@@ -1,0 +1,5 @@
+package qemu
+
+const ownerArg = "-qemu-test-owner"
+
+func owner(args []string) {}
