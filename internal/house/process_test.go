@@ -133,7 +133,8 @@ func constant(f *file, s *ast.ValueSpec, i int) bool {
 	return false
 }
 
-// changed finds what changes one of the globals.
+// changed finds what changes one of the globals. A name without an object is one of another file of the package; one
+// whose object is not that of the file's own scope is declared by a function.
 func changed(f *file, globals map[string]bool) (bad []string) {
 	is := func(e ast.Expr) string {
 		for {
@@ -145,7 +146,7 @@ func changed(f *file, globals map[string]bool) (bad []string) {
 			case *ast.ParenExpr:
 				e = x.X
 			case *ast.Ident:
-				if globals[x.Name] && (x.Obj == nil || topLevel(f, x.Obj)) {
+				if globals[x.Name] && (x.Obj == nil || x.Obj == f.ast.Scope.Lookup(x.Name)) {
 					return x.Name
 				}
 				return ""
@@ -181,9 +182,4 @@ func changed(f *file, globals map[string]bool) (bad []string) {
 		return true
 	})
 	return bad
-}
-
-// topLevel tells that an object is declared by the package and not by a function.
-func topLevel(f *file, o *ast.Object) bool {
-	return f.ast.Scope != nil && f.ast.Scope.Lookup(o.Name) == o
 }
