@@ -1,0 +1,47 @@
+# `make help` says what there is. The Go toolchain is all that must be there before; see scripts/setup for the rest.
+
+SHELL       := /bin/sh
+GO          ?= go
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+MODULES     := . examples
+FOREIGN     := darwin windows
+FUZZTIME    ?= 20s
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## boot a machine and run a container in it, with a timeline
+	@scripts/setup demo
+	@cd examples && $(GO) run ./hello
+
+.PHONY: test
+test: setup check ## the whole suite: all checks, and all tests with real machines
+	@for m in $(MODULES); do (cd $$m && ARCBOX_TEST_VM=1 $(GO) test -race -shuffle=on -timeout 9m ./...) || exit 1; done
+
+.PHONY: check
+check: ## format, vet for every system, staticcheck, and the rules of the house
+	@bad=$$(gofmt -l .) && [ -z "$$bad" ] || { echo "gofmt -w $$bad"; exit 1; }
+	@for m in $(MODULES); do (cd $$m && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...) || exit 1; done
+	@for os in $(FOREIGN); do for m in $(MODULES); do \
+		(cd $$m && GOOS=$$os CGO_ENABLED=0 $(GO) vet ./...) || { echo "on $$os"; exit 1; }; done; done
+	@$(GO) test ./internal/house
+
+.PHONY: bench
+bench: ## measure: lines of "BENCH name value unit"
+	@scripts/setup demo >&2
+	@cd examples && $(GO) run ./bench
+
+.PHONY: fuzz
+fuzz: ## run each fuzz target for FUZZTIME (20s)
+	@$(GO) list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./... | while read -r pkg; do \
+		$(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' | while read -r target; do \
+			echo "$$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done || exit 1; \
+	done
+
+.PHONY: setup
+setup: ## install what the tests need
+	@scripts/setup test
