@@ -35,6 +35,7 @@ const (
 // The kinds for machines. Machine is the machine's name. AttrError tells why, where there is a reason.
 const (
 	MachineStarting Kind = "machine.starting"
+	MachineBooting  Kind = "machine.booting" // kernel and initramfs are there, the hypervisor is started
 	MachineReady    Kind = "machine.ready"
 	MachineStopping Kind = "machine.stopping"
 	MachineStopped  Kind = "machine.stopped"
