@@ -1,0 +1,347 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/stretchr/testify/require"
+
+	"github.com/arcboxlabs/arcbox-go/agent/api"
+	"github.com/arcboxlabs/arcbox-go/event"
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/image"
+)
+
+// fakeImages knows one image.
+type fakeImages struct{}
+
+func (fakeImages) Get(_ context.Context, ref string) (image.Image, error) {
+	if ref != "app" {
+		return image.Image{}, fmt.Errorf("image %q %w", ref, errs.ErrNotFound)
+	}
+	return image.Image{ID: digest.FromString("app"), Config: ocispec.ImageConfig{Cmd: []string{"run"}, Labels: map[string]string{"a": "1"}}}, nil
+}
+
+func (fakeImages) Layers(context.Context, image.Image) ([]image.LayerDisk, error) {
+	return []image.LayerDisk{{Serial: "l1"}}, nil
+}
+
+// fakeMachine is a guest that keeps the rules of the agent: it knows what exists and what runs.
+type fakeMachine struct {
+	mgr  *Manager
+	done chan struct{}
+
+	mu       sync.Mutex
+	running  map[string]bool // by id; false is created or exited
+	started  map[string]bool
+	startErr error
+	err      error
+	holds    int
+}
+
+func newFake(t *testing.T) (*Manager, *fakeMachine, *event.Bus) {
+	t.Helper()
+	bus := &event.Bus{}
+	f := &fakeMachine{done: make(chan struct{}), running: map[string]bool{}, started: map[string]bool{}}
+	m := NewManager(Config{
+		Images: fakeImages{}, Events: bus, Logger: slog.New(slog.DiscardHandler),
+		Acquire: func(context.Context) (Machine, func(), error) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.holds++
+			return f, func() { f.mu.Lock(); f.holds--; f.mu.Unlock() }, nil
+		},
+	})
+	f.mgr = m
+	t.Cleanup(func() { m.Close(); bus.Close() })
+	return m, f, bus
+}
+
+func (f *fakeMachine) Name() string          { return "fake" }
+func (f *fakeMachine) Agent() Agent          { return f }
+func (f *fakeMachine) Done() <-chan struct{} { return f.done }
+func (f *fakeMachine) Err() error            { return f.err }
+func (f *fakeMachine) AttachLayers(_ context.Context, d []image.LayerDisk) ([]api.Layer, error) {
+	return []api.Layer{{Serial: d[0].Serial}}, nil
+}
+
+func (f *fakeMachine) Create(_ context.Context, r api.CreateRequest) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.running[r.ID] = false
+	return nil
+}
+
+func (f *fakeMachine) Start(_ context.Context, r api.StartRequest) (api.StartReply, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.startErr != nil {
+		return api.StartReply{}, f.startErr
+	}
+	f.running[r.ID], f.started[r.ID] = true, true
+	return api.StartReply{PID: 7}, nil
+}
+
+func (f *fakeMachine) Kill(_ context.Context, r api.KillRequest) error {
+	f.exit(r.ID, api.Exit{Code: 137, Signal: "KILL"})
+	return nil
+}
+
+func (f *fakeMachine) Remove(_ context.Context, r api.RemoveRequest) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.running[r.ID]; !ok {
+		return errs.ErrNotFound
+	}
+	delete(f.running, r.ID)
+	return nil
+}
+
+func (f *fakeMachine) exit(id string, e api.Exit) {
+	f.mu.Lock()
+	was := f.running[id]
+	f.running[id] = false
+	f.mu.Unlock()
+	if was {
+		f.mgr.HandleEvent(api.Event{Kind: api.EventExit, ID: id, Exit: e})
+	}
+}
+
+// crash ends the machine as its owner reports it.
+func (f *fakeMachine) crash(err error) {
+	f.err = err
+	close(f.done)
+	f.mgr.HandleEnd(f)
+}
+
+func TestLifeOfAContainer(t *testing.T) {
+	m, f, bus := newFake(t)
+	ctx := t.Context()
+	events := bus.Subscribe(ctx, event.SubscribeOptions{})
+	info, err := m.Create(ctx, Spec{Name: "web", Image: "app", Labels: map[string]string{"b": "2"}})
+	require.NoError(t, err)
+	require.Equal(t, StateCreated, info.State)
+	require.Equal(t, map[string]string{"a": "1", "b": "2"}, info.Labels)
+	require.Equal(t, []string{"run"}, info.Args)
+	require.Equal(t, "TERM", info.StopSignal)
+	require.Equal(t, 1, f.holds)
+
+	require.ErrorIs(t, m.Kill(ctx, "web", "TERM"), errs.ErrConflict)
+	require.NoError(t, m.Start(ctx, "web"))
+	require.ErrorIs(t, m.Start(ctx, "web"), errs.ErrConflict)
+	require.ErrorIs(t, m.Remove(ctx, "web", false), errs.ErrConflict)
+	f.exit(info.ID, api.Exit{Code: 3})
+	for range 2 { // a late waiter gets the same
+		exit, err := m.Wait(ctx, info.ID[:8])
+		require.NoError(t, err)
+		require.Equal(t, api.Exit{Code: 3}, exit)
+	}
+	require.NoError(t, m.Remove(ctx, "web", false))
+	require.Zero(t, f.holds, "the machine is given back")
+	_, err = m.Inspect("web")
+	require.ErrorIs(t, err, errs.ErrNotFound)
+	for _, want := range []event.Kind{event.ContainerCreated, event.ContainerStarted, event.ContainerExited, event.ContainerRemoved} {
+		e := <-events
+		require.Equal(t, want, e.Kind)
+		require.Equal(t, "web", e.Name)
+	}
+}
+
+func TestNamesAreUniqueAndFreedAgain(t *testing.T) {
+	m, f, _ := newFake(t)
+	ctx := t.Context()
+	_, err := m.Create(ctx, Spec{Name: "a", Image: "app"})
+	require.NoError(t, err)
+	_, err = m.Create(ctx, Spec{Name: "a", Image: "app"})
+	require.ErrorIs(t, err, errs.ErrExists)
+	_, err = m.Create(ctx, Spec{Name: "b", Image: "nope"})
+	require.ErrorIs(t, err, errs.ErrNotFound)
+	_, err = m.Create(ctx, Spec{Name: "b", Image: "app"})
+	require.NoError(t, err, "a failed create does not keep the name")
+	require.NoError(t, m.Remove(ctx, "a", false))
+	_, err = m.Create(ctx, Spec{Name: "a", Image: "app"})
+	require.NoError(t, err)
+	require.Equal(t, 2, f.holds)
+}
+
+func TestAmbiguousPrefixListsTheCandidates(t *testing.T) {
+	m, _, _ := newFake(t)
+	var ids []string
+	for range 17 { // two of them begin alike
+		info, err := m.Create(t.Context(), Spec{Image: "app"})
+		require.NoError(t, err)
+		ids = append(ids, info.ID)
+	}
+	seen := map[byte]string{}
+	for _, id := range ids {
+		other, twice := seen[id[0]]
+		seen[id[0]] = id
+		if !twice {
+			continue
+		}
+		_, err := m.Inspect(id[:1])
+		require.ErrorIs(t, err, errs.ErrInvalid)
+		require.ErrorContains(t, err, id[:12])
+		require.ErrorContains(t, err, other[:12])
+		return
+	}
+	t.Fatal("17 ids with 16 first digits")
+}
+
+func TestCommandThatCannotRunHasExited(t *testing.T) {
+	for err, code := range map[error]int{errs.ErrNoCommand: 127, errs.ErrNoExecutable: 126} {
+		m, f, _ := newFake(t)
+		f.startErr = fmt.Errorf("exec: %w", err)
+		info, cerr := m.Create(t.Context(), Spec{Image: "app"})
+		require.NoError(t, cerr)
+		require.ErrorIs(t, m.Start(t.Context(), info.ID), err)
+		exit, werr := m.Wait(t.Context(), info.ID)
+		require.NoError(t, werr)
+		require.Equal(t, code, exit.Code)
+	}
+}
+
+func TestMachineCrashEndsItsContainers(t *testing.T) {
+	m, f, _ := newFake(t)
+	info, err := m.Create(t.Context(), Spec{Image: "app"})
+	require.NoError(t, err)
+	require.NoError(t, m.Start(t.Context(), info.ID))
+	f.crash(errors.New("guest panicked"))
+	_, err = m.Wait(t.Context(), info.ID)
+	require.ErrorIs(t, err, errs.ErrUnavailable)
+	require.ErrorContains(t, err, "guest panicked")
+	require.Zero(t, f.holds)
+	require.NoError(t, m.Remove(t.Context(), info.ID, false), "the record can still be removed")
+}
+
+func TestAutoRemove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, f, _ := newFake(t)
+		info, err := m.Create(t.Context(), Spec{Image: "app", AutoRemove: true})
+		require.NoError(t, err)
+		require.NoError(t, m.Start(t.Context(), info.ID))
+		f.exit(info.ID, api.Exit{})
+		synctest.Wait()
+		_, err = m.Inspect(info.ID)
+		require.ErrorIs(t, err, errs.ErrNotFound)
+		require.Zero(t, f.holds)
+	})
+}
+
+func TestCloseEndsWaitersAndRefusesCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, _, _ := newFake(t)
+		info, err := m.Create(t.Context(), Spec{Image: "app"})
+		require.NoError(t, err)
+		require.NoError(t, m.Start(t.Context(), info.ID))
+		result := make(chan error)
+		go func() {
+			_, err := m.Wait(context.Background(), info.ID)
+			result <- err
+		}()
+		synctest.Wait()
+		m.Close()
+		require.Error(t, <-result)
+		_, err = m.List()
+		require.ErrorIs(t, err, errs.ErrClosed)
+		_, err = m.Create(t.Context(), Spec{Image: "app"})
+		require.ErrorIs(t, err, errs.ErrClosed)
+	})
+}
+
+// TestRandomOperations compares the manager with a model that only knows the states.
+func TestRandomOperations(t *testing.T) {
+	for seed := range uint64(50) {
+		m, f, _ := newFake(t)
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		ctx := t.Context()
+		model := map[string]State{}
+		var ids []string
+		for range 200 {
+			if len(ids) == 0 || rnd.IntN(6) == 0 {
+				info, err := m.Create(ctx, Spec{Image: "app"})
+				require.NoError(t, err)
+				ids, model[info.ID] = append(ids, info.ID), StateCreated
+				continue
+			}
+			id := ids[rnd.IntN(len(ids))]
+			was, exists := model[id]
+			switch op := rnd.IntN(5); op {
+			case 0:
+				err := m.Start(ctx, id)
+				if was == StateCreated && exists {
+					require.NoError(t, err)
+					model[id] = StateRunning
+				} else {
+					require.Error(t, err)
+				}
+			case 1:
+				err := m.Kill(ctx, id, "")
+				require.Equal(t, was == StateRunning, err == nil)
+				if err == nil {
+					model[id] = StateExited
+				}
+			case 2:
+				f.exit(id, api.Exit{Code: 1})
+				if was == StateRunning {
+					model[id] = StateExited
+				}
+			case 3, 4:
+				err := m.Remove(ctx, id, op == 4)
+				require.Equal(t, exists && (op == 4 || was != StateRunning), err == nil, "%s %v", was, err)
+				if err == nil {
+					delete(model, id)
+				}
+			}
+		}
+		infos, err := m.List()
+		require.NoError(t, err)
+		got := map[string]State{}
+		for _, i := range infos {
+			got[i.ID] = i.State
+		}
+		require.Equal(t, model, got, "seed %d", seed)
+		require.Equal(t, len(model), f.holds, "every container holds the machine once")
+	}
+}
+
+// TestHammer runs everything against everything; the race detector and the end of the test are its assertions.
+func TestHammer(t *testing.T) {
+	m, f, _ := newFake(t)
+	ctx := t.Context()
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			for i := range 50 {
+				info, err := m.Create(ctx, Spec{Image: "app", Name: fmt.Sprintf("n%d-%d", w, i), AutoRemove: i%3 == 0})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				wg.Go(func() { _ = m.Start(ctx, info.ID); f.exit(info.ID, api.Exit{}) })
+				wg.Go(func() { _ = m.Kill(ctx, info.Name, ""); _, _ = m.List() })
+				wg.Go(func() { _ = m.Remove(ctx, info.ID[:20], true) })
+				wg.Go(func() { _, _ = m.Inspect(info.ID) })
+			}
+		})
+	}
+	wg.Wait()
+	infos, err := m.List()
+	require.NoError(t, err)
+	for _, i := range infos {
+		if err := m.Remove(ctx, i.ID, true); err != nil {
+			require.ErrorIs(t, err, errs.ErrNotFound)
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	require.Zero(t, f.holds)
+}
