@@ -78,9 +78,9 @@ type Process struct {
 	Cwd          string   `json:"cwd,omitempty"`  // "" is /; made where it does not exist
 	User         string   `json:"user,omitempty"` // user[:group], names or numbers; names are looked up in the container's own files
 	TTY          bool     `json:"tty,omitempty"`
-	Size         Size     `json:"size,omitzero"`          // of the terminal at the start
-	Stdin        bool     `json:"stdin,omitempty"`        // false: stdin is /dev/null
-	Capabilities []string `json:"capabilities,omitempty"` // CAP_ names of the bounding, permitted and effective set
+	Size         Size     `json:"size,omitzero"`   // of the terminal at the start
+	Stdin        bool     `json:"stdin,omitempty"` // false: stdin is /dev/null
+	Capabilities []string `json:"capabilities"`    // CAP_ names of the bounding set, and of the permitted and effective one of root; nil is the default, empty is none
 }
 
 // CreateRequest describes a container. It carries everything: creating takes one request and one reply.
@@ -158,6 +158,8 @@ type Event struct {
 	ID   string    `json:"id"` // of the container
 	Exit Exit      `json:"exit,omitzero"`
 	At   time.Time `json:"at"`
+
+	Dropped int `json:"dropped,omitempty"` // of EventLost: how many events the subscriber did not get
 }
 
 // EventKind names an event.
@@ -166,4 +168,5 @@ type EventKind string
 // The events of the guest.
 const (
 	EventExit EventKind = "exit" // a container's process has ended and its output has been read to the end
+	EventLost EventKind = "lost" // stands in place of events that a slow subscriber did not get
 )

@@ -90,6 +90,9 @@ func child(p *Program, report uintptr) {
 			}
 		}
 		r, _, e := syscall.RawSyscall6(o.nr, o.args[0], o.args[1], o.args[2], o.args[3], o.args[4], o.args[5])
+		if e == 0 && o.want != 0 && r != o.want {
+			e = syscall.ECANCELED
+		}
 		if e == 0 && o.save != 0 {
 			p.regs[(o.save-1)&(maxRegs-1)] = r
 		}

@@ -30,6 +30,7 @@ type op struct {
 	save   uint8 // number of the register for the result plus one
 	kind   uint8
 	accept syscall.Errno // an error that is as good as success
+	want   uintptr       // the result that counts as success where it is not 0
 }
 
 // Program is a list of system calls for a new process. Make one with NewProgram, add calls, and fork it once. It is not
@@ -45,7 +46,13 @@ type Program struct {
 }
 
 // NewProgram returns an empty program. Close releases it.
-func NewProgram() *Program { return &Program{} }
+func NewProgram() *Program {
+	p := &Program{}
+	for i := range p.regs {
+		p.regs[i] = ^uintptr(0) // no descriptor, where the call that should set it fails
+	}
+	return p
+}
 
 // Close releases the memory that the program's arguments hold. It is called after Fork. A second call does nothing.
 func (p *Program) Close() {
@@ -109,6 +116,12 @@ type Step struct {
 // Accept takes e for success.
 func (s *Step) Accept(e syscall.Errno) *Step {
 	s.p.ops[s.i].accept = e
+	return s
+}
+
+// Want makes every result but n, which is not 0, a failure with ECANCELED.
+func (s *Step) Want(n int) *Step {
+	s.p.ops[s.i].want = uintptr(n)
 	return s
 }
 

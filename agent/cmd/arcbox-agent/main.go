@@ -1,0 +1,18 @@
+// Command arcbox-agent is the first process of the guest. It is the /init of the initramfs that package boot composes,
+// and of no use anywhere else.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/arcboxlabs/arcbox-go/internal/guest"
+)
+
+func main() {
+	// Where the first process ends, the kernel panics and the host notices.
+	if err := guest.Main(); err != nil {
+		fmt.Fprintln(os.Stderr, "arcbox-agent:", err)
+		os.Exit(1)
+	}
+}

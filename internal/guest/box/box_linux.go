@@ -1,0 +1,212 @@
+package box
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/arcboxlabs/arcbox-go/agent/api"
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/guest/engine"
+	"github.com/arcboxlabs/arcbox-go/internal/guest/proc"
+	"github.com/arcboxlabs/arcbox-go/internal/guest/uevent"
+)
+
+// Box makes containers. It implements engine.Backend. Make one with New.
+type Box struct {
+	reaper *proc.Reaper
+	layers *layers
+	hide   hidden
+	ready  chan struct{} // closed by Ready
+	err    error         // of Ready
+}
+
+var _ engine.Backend = (*Box)(nil)
+
+// New returns a box in which Create waits for Ready.
+func New(reaper *proc.Reaper) *Box {
+	return &Box{reaper: reaper, layers: newLayers(), ready: make(chan struct{})}
+}
+
+// Ready says that the machine is as containers need it: the mount namespace is the caller's own, with /proc, /sys, /dev,
+// cgroup2 at /sys/fs/cgroup, and /run; modules are loaded. It prepares the rest and lets Create go on. Where err is not
+// nil, or the rest fails, every Create returns that. It is called once.
+func (b *Box) Ready(err error) error {
+	if err == nil {
+		err = b.prepare()
+	}
+	b.err = err
+	close(b.ready)
+	return err
+}
+
+func (b *Box) prepare() error {
+	for _, d := range []string{layersDir, containersDir, newRoot} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return fmt.Errorf("prepare for containers: %w", err)
+		}
+	}
+	if err := os.Mkdir(cgroupParent, 0o755); err != nil && !os.IsExist(err) {
+		return fmt.Errorf("prepare for containers: %w", err)
+	}
+	if err := Delegate(cgroupParent); err != nil {
+		return err
+	}
+	b.hide = findHidden()
+	return nil
+}
+
+// HandleDevice takes an event of the kernel about a device. The first one should be a Rescan.
+func (b *Box) HandleDevice(e uevent.Event) { b.layers.disks.handle(e) }
+
+// Close unmounts the layers. Remove all containers before.
+func (b *Box) Close() { b.layers.close() }
+
+// undo is a list of what to do when making a container fails, in reverse order.
+type undo []func()
+
+func (u undo) run() {
+	for i := len(u) - 1; i >= 0; i-- {
+		u[i]()
+	}
+}
+
+// Create makes a container and forks its process, which prepares itself while Create returns.
+func (b *Box) Create(ctx context.Context, req api.CreateRequest) (_ engine.Sandbox, err error) {
+	var u undo
+	defer func() {
+		if err != nil {
+			u.run()
+		}
+	}()
+	select {
+	case <-b.ready:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if b.err != nil {
+		return nil, b.err
+	}
+	caps, err := parseCaps(req.Process.Capabilities)
+	if err != nil {
+		return nil, err
+	}
+	lower, err := b.lowerDirs(ctx, req.Layers)
+	if err != nil {
+		return nil, err
+	}
+	sb := &sandbox{box: b}
+	if sb.scratch, err = newScratch(req.ID); err != nil {
+		return nil, err
+	}
+	u = append(u, func() { sb.scratch.remove() })
+	if sb.cgroup, err = newCgroup(req.ID); err != nil {
+		return nil, err
+	}
+	u = append(u, func() { sb.cgroup.remove() })
+	st := &stage{hostname: hostname(req), hide: b.hide, cwd: req.Process.Cwd, caps: caps, args: req.Process.Args, tty: req.Process.TTY}
+	files := &descriptors{}
+	defer files.close() // the child has its own by then
+	if err := prepare(st, files, lower, sb.scratch, req); err != nil {
+		return nil, err
+	}
+	if sb.ends, err = openStdio(req.Process, st.pts, st.user); err != nil {
+		return nil, err
+	}
+	u = append(u, sb.ends.closeAgent)
+	defer sb.ends.closeChild()
+	if err := sb.fork(st, files); err != nil {
+		return nil, err
+	}
+	return sb, nil
+}
+
+// descriptors are file descriptors to close together.
+type descriptors []int
+
+func (d *descriptors) add(fd int, err error) (int, error) {
+	if err == nil {
+		*d = append(*d, fd)
+	}
+	return fd, err
+}
+
+func (d *descriptors) close() {
+	for _, fd := range *d {
+		unix.Close(fd)
+	}
+	*d = nil
+}
+
+// prepare makes the file systems of a container and looks up its user.
+func prepare(st *stage, files *descriptors, lower []string, s scratch, req api.CreateRequest) (err error) {
+	if st.root, err = files.add(mountRoot(lower, s)); err != nil {
+		return err
+	}
+	if st.dev, err = files.add(mountDev()); err != nil {
+		return err
+	}
+	if st.pts, err = files.add(mountPts()); err != nil {
+		return err
+	}
+	for _, f := range []struct{ path, text string }{
+		{"/etc/hostname", st.hostname + "\n"},
+		{"/etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t" + st.hostname + "\n"},
+		{"/etc/resolv.conf", ""},
+	} {
+		fd, err := files.add(newFile(s, f.path, f.text))
+		if err != nil {
+			return err
+		}
+		st.files = append(st.files, file{fd, f.path})
+	}
+	passwd, err := readIn(st.root, "etc/passwd")
+	if err != nil {
+		return err
+	}
+	group, err := readIn(st.root, "etc/group")
+	if err != nil {
+		return err
+	}
+	if st.user, err = lookupUser(req.Process.User, passwd, group); err != nil {
+		return err
+	}
+	st.env = req.Process.Env
+	for _, kv := range [][2]string{{"PATH", defaultPath}, {"HOME", st.user.home}} {
+		if _, ok := getenv(st.env, kv[0]); !ok {
+			st.env = append(st.env[:len(st.env):len(st.env)], kv[0]+"="+kv[1])
+		}
+	}
+	return nil
+}
+
+// newFile makes a file in a container's scratch space and returns a mount of it.
+func newFile(s scratch, path, text string) (int, error) {
+	name := s.dir + "/" + path[len("/etc/"):]
+	if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+		return -1, fmt.Errorf("make %s: %w", path, err)
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("make %s: %w", path, err)
+	}
+	return fd, nil
+}
+
+func hostname(req api.CreateRequest) string {
+	if req.Hostname != "" {
+		return req.Hostname
+	}
+	return req.ID[:min(12, len(req.ID))]
+}
+
+// commandError turns the failure to execute a command into an error of the wire, and the exit code that goes with it.
+func commandError(f *proc.Failure) (error, int) {
+	switch f.Errno {
+	case unix.ENOENT, unix.ENOTDIR, unix.ENAMETOOLONG, unix.ELOOP:
+		return fmt.Errorf("%w: %w", errs.ErrNoCommand, f), 127
+	}
+	return fmt.Errorf("%w: %w", errs.ErrNoExecutable, f), 126
+}

@@ -1,0 +1,157 @@
+package box
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/arcboxlabs/arcbox-go/agent/api"
+)
+
+// containersDir has one directory per container: a tmpfs for what the container writes.
+const containersDir = "/run/c"
+
+// scratch is the place of a container for what it writes, and for the files that the agent makes for it. It is a file
+// system of its own, so that it goes at once and whole, however deep a tree the container made in it.
+type scratch struct{ dir string }
+
+// newScratch makes the place. It is the one function that knows where containers write.
+func newScratch(id string) (scratch, error) {
+	s := scratch{filepath.Join(containersDir, id)}
+	if err := os.Mkdir(s.dir, 0o700); err != nil {
+		return s, fmt.Errorf("make scratch space: %w", err)
+	}
+	if err := unix.Mount("tmpfs", s.dir, "tmpfs", unix.MS_NODEV, "mode=0700"); err != nil {
+		os.Remove(s.dir)
+		return s, fmt.Errorf("mount scratch space: %w", err)
+	}
+	for _, d := range []string{s.upper(), s.work()} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			s.remove()
+			return s, fmt.Errorf("make scratch space: %w", err)
+		}
+	}
+	return s, nil
+}
+
+func (s scratch) upper() string { return s.dir + "/u" }
+func (s scratch) work() string  { return s.dir + "/w" }
+
+// remove deletes the place. It may be called again.
+func (s scratch) remove() error {
+	if err := unix.Unmount(s.dir, unix.MNT_DETACH); err != nil && err != unix.EINVAL && err != unix.ENOENT {
+		return fmt.Errorf("unmount scratch space: %w", err)
+	}
+	if err := os.Remove(s.dir); err != nil && !os.IsNotExist(err) {
+		return fmt.Errorf("remove scratch space: %w", err)
+	}
+	return nil
+}
+
+// lowerDirs mounts the layers, lowest first, and returns their directories in the order that overlayfs takes: the
+// highest first. A layer that is there twice counts where it is highest: it hides all of itself below.
+func (b *Box) lowerDirs(ctx context.Context, list []api.Layer) ([]string, error) {
+	seen := make(map[string]bool)
+	var dirs []string
+	for i := len(list) - 1; i >= 0; i-- {
+		serial := list[i].Serial
+		if seen[serial] {
+			continue
+		}
+		seen[serial] = true
+		dir, err := b.layers.get(ctx, serial)
+		if err != nil {
+			return nil, fmt.Errorf("layer %d: %w", i, err)
+		}
+		dirs = append(dirs, dir)
+	}
+	return dirs, nil
+}
+
+// maxFsconfig is the longest value that fsconfig takes.
+const maxFsconfig = 255
+
+// mountRoot mounts a container's root and returns it as a mount that is attached nowhere: it goes when its last user,
+// this descriptor included, has gone.
+func mountRoot(lower []string, s scratch) (int, error) {
+	dirs := strings.Join(lower, ":")
+	if len(dirs) > maxFsconfig {
+		return mountRootOld(dirs, s)
+	}
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("open overlay: %w", err)
+	}
+	defer unix.Close(fs)
+	for _, kv := range [][2]string{{"source", "overlay"}, {"lowerdir", dirs}, {"upperdir", s.upper()}, {"workdir", s.work()}} {
+		if err := unix.FsconfigSetString(fs, kv[0], kv[1]); err != nil {
+			return -1, fmt.Errorf("set %s of overlay: %w", kv[0], err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, fmt.Errorf("make overlay of %d layers: %w", len(lower), err)
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("mount overlay: %w", err)
+	}
+	return fd, nil
+}
+
+// mountRootOld does the same with mount, which takes a page of options.
+func mountRootOld(dirs string, s scratch) (int, error) {
+	at := s.dir + "/m"
+	if err := os.MkdirAll(at, 0o700); err != nil {
+		return -1, fmt.Errorf("mount overlay: %w", err)
+	}
+	opts := "lowerdir=" + dirs + ",upperdir=" + s.upper() + ",workdir=" + s.work()
+	if len(opts) >= os.Getpagesize() {
+		return -1, fmt.Errorf("mount overlay: %d bytes of options are more than a page", len(opts))
+	}
+	if err := unix.Mount("overlay", at, "overlay", 0, opts); err != nil {
+		return -1, fmt.Errorf("mount overlay: %w", err)
+	}
+	defer unix.Unmount(at, unix.MNT_DETACH)
+	fd, err := unix.OpenTree(unix.AT_FDCWD, at, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("detach overlay: %w", err)
+	}
+	return fd, nil
+}
+
+// maxRead bounds the files of a container that the agent reads.
+const maxRead = 1 << 20
+
+// readIn reads a file of a container: a regular one, whose path is resolved below the container's root. Of one that is
+// longer than maxRead it returns the beginning. A file that is not there is empty.
+func readIn(root int, path string) ([]byte, error) {
+	how := unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	at, err := unix.Openat2(root, path, &how)
+	switch err {
+	case nil:
+	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP:
+		return nil, nil
+	default:
+		return nil, fmt.Errorf("open %s of the container: %w", path, err)
+	}
+	defer unix.Close(at)
+	// A pipe or a device must not be opened: that may wait, or do something.
+	var st unix.Stat_t
+	if err := unix.Fstat(at, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, err
+	}
+	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", at))
+	if err != nil {
+		return nil, fmt.Errorf("open %s of the container: %w", path, err)
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxRead))
+}

@@ -1,0 +1,163 @@
+package box
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/arcboxlabs/arcbox-go/agent/api"
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/guest/engine"
+	"github.com/arcboxlabs/arcbox-go/internal/guest/proc"
+)
+
+// codeStage is the exit code of a container whose surroundings could not be made, as of other container engines.
+const codeStage = 128
+
+// sandbox is one container.
+//
+// Two pipes lead to its process while it prepares itself: start, from which it reads one byte before it executes its
+// command, and report, to which it writes which of its steps failed. Its end of report closes when it executes, or ends.
+type sandbox struct {
+	box     *Box
+	scratch scratch
+	cgroup  cgroup
+	ends    *ends
+	program *proc.Program
+	child   *proc.Child
+	start   *os.File
+	report  *os.File
+
+	mu       sync.Mutex // held while it starts
+	executed bool       // the command was
+	code     int        // the exit code where it was not
+}
+
+// fork makes the process, which prepares itself at once.
+func (s *sandbox) fork(st *stage, files *descriptors) error {
+	startR, startW, err := pipe()
+	if err != nil {
+		return fmt.Errorf("open start pipe: %w", err)
+	}
+	s.start = os.NewFile(uintptr(startW), "start")
+	files.add(startR, nil)
+	reportR, reportW, err := pipe()
+	if err != nil {
+		s.start.Close()
+		return fmt.Errorf("open report pipe: %w", err)
+	}
+	files.add(reportW, nil)
+	if err := unix.SetNonblock(reportR, true); err != nil {
+		s.start.Close()
+		unix.Close(reportR)
+		return fmt.Errorf("open report pipe: %w", err)
+	}
+	s.report = os.NewFile(uintptr(reportR), "report")
+	st.start, st.report = startR, reportW
+	st.stdin, st.stdout, st.stderr = s.ends.child[0], s.ends.child[1], s.ends.child[2]
+	s.program, s.code = st.program(), codeStage
+	cg, err := files.add(s.cgroup.open())
+	if err == nil {
+		s.child, err = s.box.reaper.Start(func() (int, error) {
+			return s.program.Fork(proc.ForkSpec{
+				Flags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC |
+					unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP,
+				Cgroup: cg,
+				Report: reportW,
+			})
+		})
+	}
+	s.program.Close()
+	if err != nil {
+		s.start.Close()
+		s.report.Close()
+	}
+	return err
+}
+
+// Stdio returns the agent's ends of the process's stdio.
+func (s *sandbox) Stdio() engine.Stdio { return s.ends.agent }
+
+// Start lets the process execute its command.
+func (s *sandbox) Start(ctx context.Context) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stop := context.AfterFunc(ctx, func() { s.cgroup.kill() })
+	defer stop()
+	defer s.report.Close()
+	_, err := s.start.Write([]byte{0})
+	s.start.Close()
+	if err != nil && !errors.Is(err, unix.EPIPE) { // it has ended: the report tells why
+		_ = s.cgroup.kill()
+		return 0, fmt.Errorf("start the process: %w", err)
+	}
+	b, err := io.ReadAll(io.LimitReader(s.report, 64))
+	if err != nil {
+		_ = s.cgroup.kill()
+		return 0, fmt.Errorf("start the process: %w", err)
+	}
+	err = s.program.Decode(b)
+	var f *proc.Failure
+	switch {
+	case ctx.Err() != nil:
+		return 0, ctx.Err()
+	case err == nil:
+		s.executed = true
+		return s.child.PID(), nil
+	case errors.As(err, &f) && f.Exec:
+		err, s.code = commandError(f)
+		return 0, err
+	case errors.As(err, &f) && isUserError(f):
+		return 0, fmt.Errorf("%w: %w", errs.ErrInvalid, f)
+	}
+	return 0, fmt.Errorf("prepare the container: %w", err)
+}
+
+// isUserError tells whether a step failed because of what the request or the image says.
+func isUserError(f *proc.Failure) bool {
+	return f.Errno == unix.ENOTDIR || f.Errno == unix.ELOOP
+}
+
+// Signal sends a signal to the process.
+func (s *sandbox) Signal(sig int) error {
+	err := s.child.Signal(unix.Signal(sig))
+	if errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("%w: the process has ended: %w", errs.ErrConflict, err)
+	}
+	return err
+}
+
+// Wait returns when the process has ended.
+func (s *sandbox) Wait() api.Exit {
+	<-s.child.Done()
+	status := s.child.Status()
+	s.mu.Lock() // a start under way ends first: it knows why the process has ended
+	defer s.mu.Unlock()
+	if !s.executed && !status.Signaled() {
+		return api.Exit{Code: s.code}
+	}
+	if status.Signaled() {
+		n := int(status.Signal())
+		return api.Exit{Code: 128 + n, Signal: engine.SignalName(n), OOMKilled: s.cgroup.oomKilled()}
+	}
+	return api.Exit{Code: status.ExitStatus(), OOMKilled: s.cgroup.oomKilled()}
+}
+
+// Remove kills the process and deletes what the container wrote.
+func (s *sandbox) Remove() error {
+	if err := s.cgroup.kill(); err != nil {
+		return err
+	}
+	<-s.child.Done()
+	s.start.Close()
+	s.report.Close()
+	if err := s.cgroup.remove(); err != nil {
+		return err
+	}
+	return s.scratch.remove()
+}

@@ -1,0 +1,49 @@
+package engine
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/arcboxlabs/arcbox-go/agent/api"
+)
+
+// Backend makes containers.
+type Backend interface {
+	// Create makes a container whose process waits for Start. It waits for disks that are not there yet until ctx ends.
+	// Where it returns an error, nothing is left. The request was checked by CheckCreate.
+	Create(ctx context.Context, req api.CreateRequest) (Sandbox, error)
+}
+
+// Sandbox is a container as its backend sees it. Start and Remove are called by one goroutine at a time, the others from
+// many.
+type Sandbox interface {
+	// Stdio returns the agent's ends of the process's stdio. They belong to the caller, who closes them.
+	Stdio() Stdio
+	// Start lets the process execute its command and returns its process number when it has. An error that wraps
+	// ErrNoCommand or ErrNoExecutable is about the command; after any error the process has ended or soon will have.
+	Start(ctx context.Context) (pid int, err error)
+	// Signal sends a signal, by its Linux number, to a process that was started.
+	Signal(sig int) error
+	// Wait returns when the process has ended, however it did: started or not.
+	Wait() api.Exit
+	// Remove kills what still runs, waits for its end, and releases everything. After an error it may be called again.
+	Remove() error
+}
+
+// Reader is an end of a pipe or a terminal that a process writes to.
+type Reader interface {
+	io.ReadCloser
+	SetReadDeadline(t time.Time) error
+}
+
+// Stdio are the agent's ends of a process's stdio.
+type Stdio struct {
+	Stdin  io.WriteCloser // nil where the process has none; Close makes a Write under way return
+	Stdout Reader         // of a terminal, its output
+	Stderr Reader         // nil for a terminal
+	// Resize sets the size of the terminal; nil where there is none.
+	Resize func(api.Size) error
+	// EOF types the end of input on the terminal; nil where there is none, and Stdin is closed instead.
+	EOF func() error
+}

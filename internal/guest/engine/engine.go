@@ -1,0 +1,203 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/arcboxlabs/arcbox-go/agent/api"
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
+)
+
+// maxContainers is how many containers a guest holds, the stopped ones included.
+const maxContainers = 4096
+
+// Engine has the containers of a guest and the methods to use them. Make one with New.
+type Engine struct {
+	backend Backend
+	events  broker
+	watches sync.WaitGroup
+
+	mu         sync.Mutex
+	containers map[string]*container
+	closed     bool
+}
+
+// New returns an engine without containers. Close ends it.
+func New(backend Backend) *Engine {
+	return &Engine{backend: backend, containers: make(map[string]*container)}
+}
+
+// Register adds the methods of containers and events to m.
+func (e *Engine) Register(m *api.Mux) {
+	api.Handle(m, api.Create, e.create)
+	api.Handle(m, api.Start, e.start)
+	api.Handle(m, api.Wait, e.wait)
+	api.Handle(m, api.Kill, e.kill)
+	api.Handle(m, api.Remove, e.remove)
+	api.HandleStream(m, api.Attach, e.attach)
+	api.HandleStream(m, api.Events, e.events.serve)
+}
+
+// Close kills and removes all containers, and refuses new ones with ErrClosed. It returns when they are gone or ctx has
+// ended, with what could not be removed. It may be called again.
+func (e *Engine) Close(ctx context.Context) error {
+	e.mu.Lock()
+	e.closed = true
+	var all []*container
+	for _, c := range e.containers {
+		all = append(all, c)
+	}
+	e.mu.Unlock()
+	var mu sync.Mutex
+	var left []error
+	var wg sync.WaitGroup
+	for _, c := range all {
+		wg.Go(func() {
+			if err := e.removeContainer(ctx, c, true); err != nil && !errors.Is(err, errs.ErrNotFound) {
+				mu.Lock()
+				defer mu.Unlock()
+				left = append(left, err)
+			}
+		})
+	}
+	wg.Wait()
+	if len(left) == 0 {
+		e.watches.Wait()
+	}
+	return errors.Join(left...)
+}
+
+func (e *Engine) get(id string) (*container, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := e.containers[id]
+	if c == nil || c.get() == creating {
+		return nil, fmt.Errorf("container %.150q: %w", id, errs.ErrNotFound)
+	}
+	return c, nil
+}
+
+// add makes the entry of a new container, whose turn is taken.
+func (e *Engine) add(id string) (*container, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.closed:
+		return nil, fmt.Errorf("create container %s: %w: the guest is powering off", id, errs.ErrClosed)
+	case e.containers[id] != nil:
+		return nil, fmt.Errorf("create container %s: %w", id, errs.ErrExists)
+	case len(e.containers) >= maxContainers:
+		return nil, fmt.Errorf("create container %s: %w: there are %d containers: remove some", id, errs.ErrUnavailable, len(e.containers))
+	}
+	c := newContainer(id)
+	c.turn <- struct{}{}
+	e.containers[id] = c
+	return c, nil
+}
+
+func (e *Engine) drop(c *container) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.containers, c.id)
+}
+
+func (e *Engine) create(ctx context.Context, req api.CreateRequest) (_ api.CreateReply, err error) {
+	if err := CheckCreate(req); err != nil {
+		return api.CreateReply{}, err
+	}
+	c, err := e.add(req.ID)
+	if err != nil {
+		return api.CreateReply{}, err
+	}
+	defer c.unlock()
+	done := false
+	defer func() {
+		if !done { // an error or a panic
+			_ = c.move(creating, removed)
+			e.drop(c)
+		}
+	}()
+	sb, err := e.backend.Create(ctx, req)
+	if err != nil {
+		return api.CreateReply{}, fmt.Errorf("create container %s: %w", req.ID, err)
+	}
+	done = true
+	c.sb, c.io = sb, newStdio(sb.Stdio())
+	if err := c.move(creating, created); err != nil {
+		return api.CreateReply{}, err
+	}
+	e.watches.Go(func() {
+		if ev := c.watch(); ev.Kind != "" {
+			e.events.publish(ev)
+		}
+	})
+	return api.CreateReply{}, nil
+}
+
+func (e *Engine) start(ctx context.Context, req api.StartRequest) (api.StartReply, error) {
+	c, err := e.get(req.ID)
+	if err != nil {
+		return api.StartReply{}, err
+	}
+	pid, err := c.start(ctx)
+	if err != nil {
+		return api.StartReply{}, fmt.Errorf("start container %s: %w", req.ID, err)
+	}
+	return api.StartReply{PID: pid}, nil
+}
+
+func (e *Engine) wait(ctx context.Context, req api.WaitRequest) (api.WaitReply, error) {
+	c, err := e.get(req.ID)
+	if err != nil {
+		return api.WaitReply{}, err
+	}
+	return c.wait(ctx)
+}
+
+func (e *Engine) kill(_ context.Context, req api.KillRequest) (api.KillReply, error) {
+	c, err := e.get(req.ID)
+	if err != nil {
+		return api.KillReply{}, err
+	}
+	return api.KillReply{}, c.kill(req.Signal)
+}
+
+func (e *Engine) remove(ctx context.Context, req api.RemoveRequest) (api.RemoveReply, error) {
+	c, err := e.get(req.ID)
+	if err != nil {
+		return api.RemoveReply{}, err
+	}
+	return api.RemoveReply{}, e.removeContainer(ctx, c, req.Force)
+}
+
+func (e *Engine) removeContainer(ctx context.Context, c *container, force bool) error {
+	if err := c.lock(ctx); err != nil {
+		return fmt.Errorf("remove container %s: %w", c.id, err)
+	}
+	defer c.unlock()
+	switch st := c.get(); {
+	case st == removed:
+		return fmt.Errorf("container %s: %w", c.id, errs.ErrNotFound)
+	case st == running && !force:
+		return fmt.Errorf("remove container %s: %w: it is running: stop it first, or force the removal", c.id, errs.ErrConflict)
+	}
+	if err := c.sb.Remove(); err != nil {
+		return fmt.Errorf("remove container %s: %w", c.id, err)
+	}
+	<-c.done // its process has ended, and its output is read within drainTime
+	if err := c.move(exited, removed); err != nil {
+		return err
+	}
+	e.drop(c)
+	return nil
+}
+
+func (e *Engine) attach(_ context.Context, req api.AttachRequest, st *api.Stream, accept func() error) error {
+	c, err := e.get(req.ID)
+	if err != nil {
+		return err
+	}
+	return c.attach(req, st, accept)
+}

@@ -1,0 +1,135 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/arcboxlabs/arcbox-go/agent/api"
+	"github.com/arcboxlabs/arcbox-go/internal/bootfs"
+	"github.com/arcboxlabs/arcbox-go/internal/guest/box"
+	"github.com/arcboxlabs/arcbox-go/internal/guest/engine"
+	"github.com/arcboxlabs/arcbox-go/internal/guest/proc"
+	"github.com/arcboxlabs/arcbox-go/internal/guest/uevent"
+	"github.com/arcboxlabs/arcbox-go/internal/mux"
+)
+
+// Main is the agent: it boots the guest and serves until the guest is powered off. It never returns but with an error,
+// which is fatal for the guest: when its first process ends, the kernel panics, and the host notices.
+func Main() error {
+	if os.Getpid() != 1 {
+		return errors.New("the agent is the first process of a guest, and nothing else")
+	}
+	a := &agent{phases: &phases{}, reaper: proc.NewReaper()}
+	a.phases.done("exec")
+	return a.run(context.Background())
+}
+
+// agent is the parts of the running agent.
+type agent struct {
+	phases *phases
+	reaper *proc.Reaper
+	box    *box.Box
+	engine *engine.Engine
+	vsock  vsockServer
+}
+
+func (a *agent) run(ctx context.Context) error {
+	if err := switchRoot(); err != nil {
+		return err
+	}
+	events, err := uevent.Listen()
+	if err != nil {
+		return err
+	}
+	a.phases.done("root")
+	mods, err := readModules()
+	if err != nil {
+		return err
+	}
+	ports := newPorts()
+	a.box = box.New(a.reaper)
+	a.engine = engine.New(a.box)
+	failed := make(chan error, 4)
+	go func() {
+		failed <- events.Run(func(e uevent.Event) {
+			ports.handle(e)
+			a.box.HandleDevice(e)
+		})
+	}()
+	methods := a.methods()
+	a.vsock.serve = methods.ServeConn
+	go func() { failed <- a.prepare(ctx, mods) }()
+	if err := loadModules(bootfs.Pick(mods, bootfs.Early)); err != nil {
+		return err
+	}
+	a.phases.done("early modules")
+	ports.handle(uevent.Event{Action: uevent.Rescan})
+	go func() {
+		port, err := ports.open(ctx)
+		if err == nil {
+			a.phases.done("port")
+			var l mux.Listener
+			l.Handle(api.Port, func(c net.Conn) { methods.ServeConn(ctx, c) })
+			err = l.Serve(ctx, port)
+		}
+		failed <- err
+	}()
+	for {
+		if err := <-failed; err != nil {
+			return err
+		}
+	}
+}
+
+// prepare does what the first answer need not wait for. Create waits for it. What goes wrong with containers is for
+// those who create one; it does not keep the agent from answering.
+func (a *agent) prepare(ctx context.Context, mods []bootfs.Module) error {
+	err := a.prepareContainers(mods)
+	a.box.Ready(err)
+	a.box.HandleDevice(uevent.Event{Action: uevent.Rescan})
+	a.phases.done("containers")
+	return a.vsock.run(ctx)
+}
+
+func (a *agent) prepareContainers(mods []bootfs.Module) error {
+	if err := setUp(); err != nil {
+		return err
+	}
+	if err := loadModules(bootfs.Pick(mods, bootfs.Late)); err != nil {
+		return err
+	}
+	a.phases.done("late modules")
+	return nil
+}
+
+func readModules() ([]bootfs.Module, error) {
+	text, err := os.ReadFile(bootfs.ModuleList)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read module list: %w", err)
+	}
+	return bootfs.Parse(text)
+}
+
+func loadModules(mods []bootfs.Module) error {
+	for _, m := range mods {
+		fd, err := unix.Open(m.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open module %s: %w", m.Path, err)
+		}
+		err = unix.FinitModule(fd, "", 0)
+		unix.Close(fd)
+		// A processor without what a module needs says ENODEV: another module of the same kind serves then.
+		if err != nil && err != unix.EEXIST && err != unix.ENODEV {
+			return fmt.Errorf("load module %s: %w", m.Path, err)
+		}
+	}
+	return nil
+}

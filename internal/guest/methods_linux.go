@@ -1,0 +1,66 @@
+package guest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/arcboxlabs/arcbox-go/agent/api"
+)
+
+// methods returns what the host can call.
+func (a *agent) methods() *api.Mux {
+	m := &api.Mux{}
+	a.engine.Register(m)
+	api.Handle(m, api.Ping, a.ping)
+	api.Handle(m, api.VsockCheck, a.vsock.check)
+	api.Handle(m, api.Poweroff, a.poweroff)
+	a.vsock.ping = a.ping
+	return m
+}
+
+func (a *agent) ping(context.Context, api.PingRequest) (api.PingReply, error) {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return api.PingReply{}, fmt.Errorf("read the kernel's release: %w", err)
+	}
+	return api.PingReply{
+		Version: api.Version,
+		Kernel:  unix.ByteSliceToString(u.Release[:]),
+		Uptime:  uptime(),
+		Vsock:   a.vsock.listening(),
+		Phases:  a.phases.get(),
+	}, nil
+}
+
+// How long the steps of a power-off may take.
+const (
+	removeTime = 10 * time.Second // for all containers
+	replyTime  = time.Second      // for the host to take the reply
+)
+
+func (a *agent) poweroff(ctx context.Context, _ api.PoweroffRequest) (api.PoweroffReply, error) {
+	// The power goes even when the host does not wait for it.
+	rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTime)
+	defer cancel()
+	if err := a.engine.Close(rctx); err != nil {
+		fmt.Fprintf(os.Stderr, "arcbox: power off: %v\n", err)
+	}
+	a.box.Close()
+	unix.Sync()
+	go func() {
+		timer := time.NewTimer(replyTime)
+		defer timer.Stop()
+		select {
+		case <-ctx.Done(): // the host has closed the stream: it has the reply
+		case <-timer.C:
+		}
+		if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
+			panic(fmt.Sprintf("power off: %v", err)) // ends the guest all the same
+		}
+	}()
+	return api.PoweroffReply{}, nil
+}
