@@ -79,11 +79,7 @@ func unpackBzImage(w io.Writer, b []byte) error {
 	want := binary.LittleEndian.Uint32(payload[length-4:])
 	f := codec.Detect(payload)
 	if f == codec.None {
-		if !bytes.HasPrefix(payload, []byte("\x7fELF")) {
-			return fmt.Errorf("unpack bzImage: %w: payload of unknown compression %x", errs.ErrUnsupported, payload[:4])
-		}
-		_, err := w.Write(payload)
-		return err
+		return fmt.Errorf("unpack bzImage: %w: payload of unknown compression %x", errs.ErrUnsupported, payload[:4])
 	}
 	if f != codec.Gzip {
 		payload = payload[:length-4]
