@@ -133,6 +133,9 @@ func (s *store) open(kind, key string) (*entry, error) {
 	e := &entry{dir: filepath.Join(s.dir, kind, key)}
 	b, err := os.ReadFile(filepath.Join(e.dir, recordName))
 	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(e.dir); err == nil {
+			return nil, fmt.Errorf("boot cache: %s %s: %w: it has no record", kind, key, errs.ErrCorrupt)
+		}
 		return nil, fmt.Errorf("boot cache: %s %s: %w", kind, key, errs.ErrNotFound)
 	}
 	if err != nil {
