@@ -1,0 +1,161 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	_ "crypto/sha256" // go-digest panics without it
+
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/fsx"
+	"github.com/google/go-containerregistry/pkg/authn"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Config configures Open.
+type Config struct {
+	// Dir is the store's directory; it is made with mode 0700 where it does not exist. Required.
+	Dir string
+	// Logger gets what is not an error of any call, such as a record that cannot be read; nil is silent.
+	Logger *slog.Logger
+	// Platform is what images run on; the zero value is Linux on this program's architecture.
+	Platform ocispec.Platform
+	// Keychain finds credentials for a registry; nil is authn.DefaultKeychain, which reads Docker's configuration file and
+	// credential helpers, then Podman's.
+	Keychain authn.Keychain
+	// PlainHTTP tells whether a registry host ("host" or "host:port") is spoken to without TLS; nil says so for localhost
+	// and loopback addresses only, which are plain whatever the function says.
+	PlainHTTP func(host string) bool
+	// Transport carries requests to registries; nil is a transport like http.DefaultTransport. Close does not close it.
+	Transport http.RoundTripper
+	// Limits bound what an image may ask of the store; the zero value has sane defaults.
+	Limits Limits
+}
+
+// Store is an open image store. Its methods may be called from many goroutines, and many processes may have the same
+// directory open. After Close they return errs.ErrClosed.
+type Store struct {
+	cfg   Config
+	dir   string
+	log   *slog.Logger
+	blobs *blobStore
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelCauseFunc
+	mu     sync.Mutex // guards closed against ops.Add
+	closed bool
+	ops    sync.WaitGroup
+
+	seenMu sync.Mutex
+	seen   map[string]layerStamp // layer images whose checksum has been verified, by path
+}
+
+// Open opens the store in cfg.Dir and makes it where there is none. It removes what processes that died left behind. It
+// touches no network. Errors wrap errs.ErrInvalid for a bad Config, or say which path cannot be used.
+func Open(cfg Config) (*Store, error) {
+	if cfg.Dir == "" {
+		return nil, fmt.Errorf("open image store: Config.Dir is empty: %w", errs.ErrInvalid)
+	}
+	dir, err := filepath.Abs(cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("open image store: %w", err)
+	}
+	cfg.Limits = cfg.Limits.withDefaults()
+	if cfg.Platform.OS == "" {
+		cfg.Platform.OS = "linux"
+	}
+	if cfg.Platform.Architecture == "" {
+		cfg.Platform.Architecture = runtime.GOARCH
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Store{cfg: cfg, dir: dir, log: cfg.Logger, seen: map[string]layerStamp{}}
+	for _, sub := range []string{"", "blobs/sha256", "layers", "records", "refs", "ingest", "locks"} {
+		if err := os.MkdirAll(filepath.Join(dir, filepath.FromSlash(sub)), 0o700); err != nil {
+			return nil, fmt.Errorf("open image store, make its directories writable: %w", err)
+		}
+	}
+	s.blobs = &blobStore{root: dir}
+	if err := s.blobs.open(); err != nil {
+		return nil, fmt.Errorf("open image store: %w", err)
+	}
+	s.sweepRecords()
+	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	return s, nil
+}
+
+// Close ends the operations that are under way, waits for them, and removes what they were writing. A second call waits
+// too and does nothing else.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	first := !s.closed
+	s.closed = true
+	s.mu.Unlock()
+	s.cancel(fmt.Errorf("image store: %w", errs.ErrClosed))
+	s.ops.Wait()
+	if !first {
+		return nil
+	}
+	return s.blobs.close()
+}
+
+// begin starts an operation: it joins the caller's context with the store's life and, for operations that read or write
+// content, excludes Prune. The function it returns ends the operation and must be called.
+func (s *Store) begin(ctx context.Context, content bool) (context.Context, func(), error) {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil, nil, fmt.Errorf("image store: %w", errs.ErrClosed)
+	}
+	s.ops.Add(1)
+	s.mu.Unlock()
+	opCtx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(s.ctx, func() { cancel(context.Cause(s.ctx)) })
+	end := func() { stop(); cancel(nil); s.ops.Done() }
+	if !content {
+		return opCtx, end, nil
+	}
+	unlock, err := fsx.Lock(opCtx, s.lockPath("gc"), false)
+	if err != nil {
+		end()
+		return nil, nil, err
+	}
+	return opCtx, func() { unlock(); end() }, nil
+}
+
+func (s *Store) lockPath(name string) string { return filepath.Join(s.dir, "locks", name) }
+
+// lockWork makes this call the only one, of all processes, that works on a blob or layer. The lock's file goes with the
+// lock.
+func (s *Store) lockWork(ctx context.Context, name string) (func(), error) {
+	path := s.lockPath(name)
+	unlock, err := fsx.Lock(ctx, path, true)
+	if err != nil {
+		return nil, err
+	}
+	return func() { _ = os.Remove(path); unlock() }, nil
+}
+
+// sweepRecords removes temporary files of record writers that died. Writers hold the same lock.
+func (s *Store) sweepRecords() {
+	unlock, err := fsx.TryLock(s.lockPath("records"), true)
+	if err != nil {
+		return // somebody writes: another Open will do it
+	}
+	defer unlock()
+	for _, sub := range []string{"records", "refs"} {
+		if err := fsx.SweepTemp(filepath.Join(s.dir, sub), time.Now().Add(time.Hour)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			s.log.Warn("left-over files stay", "dir", sub, "err", err)
+		}
+	}
+}
