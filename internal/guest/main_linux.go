@@ -24,6 +24,7 @@ func Main() error {
 	if os.Getpid() != 1 {
 		return errors.New("the agent is the first process of a guest, and nothing else")
 	}
+	unix.Umask(0) // modes are what they are said to be
 	a := &agent{phases: &phases{}, reaper: proc.NewReaper()}
 	a.phases.done("exec")
 	return a.run(context.Background())
