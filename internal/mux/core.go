@@ -34,8 +34,8 @@ const (
 	frameRefuse            // the guest has nobody on the port
 )
 
-// errProtocol is what a breach of the protocol by the peer wraps.
-var errProtocol = errors.New("protocol error of the peer")
+// ErrProtocol is what the error of a session wraps that ended because the peer broke the protocol.
+var ErrProtocol = errors.New("protocol error of the peer")
 
 // errWrite is what an error of the link's Write is wrapped in. It is the end of the link.
 var errWrite = errors.New("write to the link")
@@ -201,20 +201,20 @@ func (c *core) readLoop(r *bufio.Reader) error {
 		// A header is only looked at until it is known to be one: if it is a token, the next handshake finds it whole.
 		h, err := r.Peek(headerSize)
 		if err != nil {
-			return fmt.Errorf("read from the link: %w", err)
+			return readError(err)
 		}
 		kind, id, arg := h[0], binary.BigEndian.Uint32(h[4:]), binary.BigEndian.Uint32(h[8:])
 		if kind < frameOpen || kind > frameRefuse || h[1]|h[2]|h[3] != 0 || id == 0 {
-			return fmt.Errorf("%w: not a frame", errProtocol)
+			return fmt.Errorf("%w: not a frame", ErrProtocol)
 		}
 		if kind == frameData && (arg == 0 || arg > maxPayload) {
-			return fmt.Errorf("%w: frame of %d bytes", errProtocol, arg)
+			return fmt.Errorf("%w: frame of %d bytes", ErrProtocol, arg)
 		}
 		r.Discard(headerSize)
 		var payload []byte
 		if kind == frameData {
 			if payload, err = r.Peek(int(arg)); err != nil {
-				return fmt.Errorf("read from the link: %w", err)
+				return readError(err)
 			}
 		}
 		if err := c.handle(kind, id, arg, payload); err != nil {
@@ -222,6 +222,15 @@ func (c *core) readLoop(r *bufio.Reader) error {
 		}
 		r.Discard(len(payload))
 	}
+}
+
+// readError is the error of the link's Read. Its end is io.ErrUnexpectedEOF: for a stream's user, io.EOF is the good end
+// of a stream.
+func readError(err error) error {
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("read from the link: %w", err)
 }
 
 // handle does what a frame says. A frame for a stream that this side has closed is dropped.
@@ -233,7 +242,7 @@ func (c *core) handle(kind byte, id, arg uint32, payload []byte) error {
 	st, known := c.streams[id], id <= c.last
 	c.mu.Unlock()
 	if !known {
-		return fmt.Errorf("%w: frame for stream %d, which was never opened", errProtocol, id)
+		return fmt.Errorf("%w: frame for stream %d, which was never opened", ErrProtocol, id)
 	}
 	if st == nil {
 		return nil
@@ -252,12 +261,12 @@ func (c *core) handle(kind byte, id, arg uint32, payload []byte) error {
 // opened takes a stream that the peer has opened.
 func (c *core) opened(id, port uint32) error {
 	if c.accept == nil {
-		return fmt.Errorf("%w: it opened a stream", errProtocol)
+		return fmt.Errorf("%w: it opened a stream", ErrProtocol)
 	}
 	c.mu.Lock()
 	if c.err != nil || id <= c.last {
 		c.mu.Unlock()
-		return fmt.Errorf("%w: stream %d opened twice", errProtocol, id)
+		return fmt.Errorf("%w: stream %d opened twice", ErrProtocol, id)
 	}
 	c.last = id
 	st := newStream(c, id, port)

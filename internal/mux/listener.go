@@ -63,7 +63,7 @@ func (l *Listener) Serve(ctx context.Context, link Link) error {
 		switch {
 		case err == nil:
 			continue
-		case !errors.Is(err, io.EOF):
+		case !errors.Is(err, io.ErrUnexpectedEOF):
 			return fmt.Errorf("serve mux: %w", err)
 		}
 		r.Reset(link) // what is left is half a frame of a host that is gone
@@ -74,7 +74,7 @@ func (l *Listener) Serve(ctx context.Context, link Link) error {
 }
 
 // session runs one handshake and one session. It returns nil where the host began another session or broke the protocol,
-// and io.EOF where the host went away.
+// and io.ErrUnexpectedEOF where the host went away.
 func (l *Listener) session(r *bufio.Reader, link Link, handlers *sync.WaitGroup) error {
 	if err := guestHandshake(r, link); err != nil {
 		return err
@@ -87,14 +87,14 @@ func (l *Listener) session(r *bufio.Reader, link Link, handlers *sync.WaitGroup)
 		}
 		link.SetWriteDeadline(time.Now())
 	})
-	if err := c.cause(); !errors.Is(err, errProtocol) && !errors.Is(err, io.EOF) {
+	if err := c.cause(); !errors.Is(err, ErrProtocol) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return err
 	}
 	if err := link.SetWriteDeadline(time.Time{}); err != nil {
 		return err
 	}
-	if errors.Is(c.cause(), io.EOF) {
-		return io.EOF
+	if errors.Is(c.cause(), io.ErrUnexpectedEOF) {
+		return io.ErrUnexpectedEOF
 	}
 	return nil
 }
@@ -106,7 +106,7 @@ func guestHandshake(r *bufio.Reader, w io.Writer) error {
 	for {
 		kind, n, err := scan(r)
 		if err != nil {
-			return fmt.Errorf("read from the link: %w", err)
+			return readError(err)
 		}
 		switch {
 		case kind == kindHello && !(asked && n == want):

@@ -42,7 +42,7 @@ func Connect(ctx context.Context, conn net.Conn) (*Session, error) {
 	}
 	if err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("mux handshake: %w: %w", errs.ErrUnavailable, err)
+		return nil, fmt.Errorf("mux handshake: %w: %w", errs.ErrUnavailable, readError(err))
 	}
 	s := &Session{c: newCore(conn, nil), stop: make(chan struct{})}
 	go func() {

@@ -198,11 +198,11 @@ func (s *stream) gotData(p []byte) error {
 		return nil
 	}
 	if s.end != 0 {
-		return fmt.Errorf("%w: data after the end of stream %d", errProtocol, s.id)
+		return fmt.Errorf("%w: data after the end of stream %d", ErrProtocol, s.id)
 	}
 	// What was read and not yet given back counts as still here.
 	if s.buf.len()+s.used+len(p) > Window {
-		return fmt.Errorf("%w: stream %d sent more than its window", errProtocol, s.id)
+		return fmt.Errorf("%w: stream %d sent more than its window", ErrProtocol, s.id)
 	}
 	s.buf.write(p)
 	s.rcond.Broadcast()
@@ -214,7 +214,7 @@ func (s *stream) gotWindow(n uint32) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n == 0 || int64(s.credit)+int64(n) > Window {
-		return fmt.Errorf("%w: window of stream %d too large", errProtocol, s.id)
+		return fmt.Errorf("%w: window of stream %d too large", ErrProtocol, s.id)
 	}
 	s.credit += int(n)
 	s.wcond.Broadcast()

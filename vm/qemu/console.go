@@ -65,15 +65,30 @@ func (c *console) tail(n int) []string {
 	return lines[max(0, len(lines)-n):]
 }
 
-// find returns the last line that contains what, "" where none does.
-func (c *console) find(what string) string {
-	lines := c.tail(consoleLines + 1)
-	for i := len(lines) - 1; i >= 0; i-- {
-		if strings.Contains(lines[i], what) {
-			return lines[i]
+// panicMark is in the line with which a Linux kernel panics.
+const panicMark = "Kernel panic - not syncing"
+
+// panicLine returns the line with which the guest's kernel panicked, "" where it did not.
+func (c *console) panicLine() string {
+	for _, l := range c.tail(consoleLines + 1) {
+		if strings.Contains(l, panicMark) {
+			return l
 		}
 	}
 	return ""
+}
+
+// lastWords returns the lines that tell best why the guest ended: those up to a kernel's panic, without the trace after
+// it, or the last ones.
+func (c *console) lastWords() []string {
+	lines := c.tail(consoleLines + 1)
+	for i, l := range lines {
+		if strings.Contains(l, panicMark) {
+			lines = lines[:i+1]
+			break
+		}
+	}
+	return lines[max(0, len(lines)-errorLines):]
 }
 
 // sanitize makes a line fit for logs and terminals: no control characters, no escape sequences, valid UTF-8, no blanks at

@@ -127,6 +127,7 @@ func (i *Instance) own() {
 	// What QEMU wrote last is read before the sockets end.
 	i.socks.console.SetReadDeadline(time.Now().Add(grace))
 	i.socks.qmp.SetReadDeadline(time.Now().Add(grace))
+	i.socks.agent.SetReadDeadline(time.Now().Add(grace))
 	i.mu.Lock()
 	i.ending = true
 	i.mu.Unlock()
@@ -153,7 +154,7 @@ func (i *Instance) why() error {
 		text = "the guest broke the link to its agent: " + i.linkErr.Error()
 	case i.reason == "guest-reset" || i.reason == "guest-panic":
 		text = "the guest reset itself"
-		if line := i.con.find("Kernel panic"); line != "" {
+		if line := i.con.panicLine(); line != "" {
 			text = "the guest's kernel panicked: " + line
 		}
 	default:
@@ -162,7 +163,7 @@ func (i *Instance) why() error {
 			text += ": " + s
 		}
 	}
-	if lines := i.con.tail(errorLines); len(lines) > 0 {
+	if lines := i.con.lastWords(); len(lines) > 0 {
 		text += "; last lines of the console:\n\t" + strings.Join(lines, "\n\t")
 	}
 	return fmt.Errorf("machine %s: %w: %s", i.name, errs.ErrUnavailable, text)
@@ -228,18 +229,12 @@ func (i *Instance) link() {
 	if err == nil {
 		i.session = s
 		close(i.ready)
-		select {
-		case <-s.Done():
-			err = s.Err()
-		case <-i.life.Done():
-		}
+		<-s.Done() // the socket ends with QEMU at the latest
 		s.Close()
+		err = s.Err()
 	}
-	if err == nil || i.life.Err() != nil {
-		return
-	}
-	if errors.Is(err, io.EOF) {
-		// QEMU is about to exit.
+	if !errors.Is(err, mux.ErrProtocol) {
+		// QEMU has exited or is about to.
 		t := time.NewTimer(grace)
 		defer t.Stop()
 		select {
