@@ -1,5 +1,0 @@
-package qemu
-
-const ownerArg = "-qemu-test-owner"
-
-func owner(args []string) {}
