@@ -54,6 +54,9 @@ func (b *Box) prepare() error {
 	if err := Delegate(cgroupParent); err != nil {
 		return err
 	}
+	if err := guardDevices(cgroupParent); err != nil {
+		return err
+	}
 	b.hide = findHidden()
 	return nil
 }

@@ -130,6 +130,9 @@ func (s *stage) mounts(p *proc.Program) {
 		p.Call("mount "+path, unix.SYS_MOUNT, k, at, k, flags, d)
 	}
 	mount("proc", mkdir("/proc"), "/proc", noAccess, "")
+	// As in other container engines, any user may listen on any port and ping.
+	sysctl(p, "/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
+	sysctl(p, "/proc/sys/net/ipv4/ping_group_range", "0 2147483647")
 	mount("sysfs", mkdir("/sys"), "/sys", noAccess|unix.MS_RDONLY, "")
 	mount("cgroup2", p.Str("/sys/fs/cgroup"), "/sys/fs/cgroup", noAccess|unix.MS_RDONLY, "")
 	p.Call("mount /dev", unix.SYS_MOVE_MOUNT, uintptr(s.dev), empty, atCwd, mkdir("/dev"), unix.MOVE_MOUNT_F_EMPTY_PATH)
@@ -149,6 +152,13 @@ func (s *stage) mounts(p *proc.Program) {
 		p.Try("close "+f.path, unix.SYS_CLOSE).Arg(0, fd)
 		p.Try("mount "+f.path, unix.SYS_MOVE_MOUNT, uintptr(f.fd), empty, atCwd, at, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS)
 	}
+}
+
+// sysctl sets a variable of the kernel, where it has it.
+func sysctl(p *proc.Program, path, value string) {
+	fd := p.Try("open "+path, unix.SYS_OPENAT, atCwd, p.Str(path), unix.O_WRONLY, 0).Save()
+	p.Try("write "+path, unix.SYS_WRITE, 0, p.Str(value), uintptr(len(value))).Arg(0, fd)
+	p.Try("close "+path, unix.SYS_CLOSE).Arg(0, fd)
 }
 
 // mask hides what the container must not see and makes read-only what it must not write.

@@ -13,7 +13,7 @@ import (
 // Reg is a register of a Program: it takes the result of one call and is an argument of later ones.
 type Reg uint8
 
-const maxRegs = 8
+const maxRegs = 16
 
 // Outcomes of a call that fails.
 const (
@@ -125,7 +125,7 @@ func (s *Step) Want(n int) *Step {
 	return s
 }
 
-// Save keeps the call's result in a new register. A program has eight.
+// Save keeps the call's result in a new register. A program has sixteen.
 func (s *Step) Save() Reg {
 	r := s.p.nregs
 	s.p.nregs++
