@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
 
+	"github.com/arcboxlabs/arcbox-go/agent"
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/event"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
@@ -88,6 +90,14 @@ func (f *fakeMachine) Start(_ context.Context, r api.StartRequest) (api.StartRep
 	}
 	f.running[r.ID], f.started[r.ID] = true, true
 	return api.StartReply{PID: 7}, nil
+}
+
+func (f *fakeMachine) Wait(context.Context, api.WaitRequest) (api.WaitReply, error) {
+	return api.WaitReply{Exit: api.Exit{Code: 9}}, nil
+}
+
+func (f *fakeMachine) Attach(context.Context, api.AttachRequest, io.Writer, io.Writer) (*agent.Process, error) {
+	return nil, errs.ErrUnsupported
 }
 
 func (f *fakeMachine) Kill(_ context.Context, r api.KillRequest) error {

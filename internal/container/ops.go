@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"time"
 
+	"github.com/arcboxlabs/arcbox-go/agent"
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/event"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
@@ -18,6 +20,8 @@ type Agent interface {
 	Start(context.Context, api.StartRequest) (api.StartReply, error)
 	Kill(context.Context, api.KillRequest) error
 	Remove(context.Context, api.RemoveRequest) error
+	Wait(context.Context, api.WaitRequest) (api.WaitReply, error)
+	Attach(ctx context.Context, req api.AttachRequest, stdout, stderr io.Writer) (*agent.Process, error)
 }
 
 // Start starts a created container. A command that cannot be executed is an error, and the container has exited then.
@@ -53,18 +57,39 @@ func (m *Manager) Start(ctx context.Context, ref string) error {
 // startFailed records the end of a container whose command could not be executed. Other errors leave it created: the
 // guest's event tells if it runs after all.
 func (m *Manager) startFailed(e *entry, err error) {
-	var code int
-	switch {
-	case errors.Is(err, errs.ErrNoCommand):
-		code = 127
-	case errors.Is(err, errs.ErrNoExecutable):
-		code = 126
-	default:
+	code := ExitCode(err)
+	if code == 0 {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.markExited(e, api.Exit{Code: code}, err.Error())
+}
+
+// ExitCode returns the code with which a container has exited whose start ended with err, as Docker and shells have it,
+// and 0 where err says nothing of the command.
+func ExitCode(err error) int {
+	switch {
+	case errors.Is(err, errs.ErrNoCommand):
+		return 127
+	case errors.Is(err, errs.ErrNoExecutable):
+		return 126
+	}
+	return 0
+}
+
+// Discard removes a container whose caller got an error and does not know of it. It does its work on its own time, of
+// which Close waits for the end.
+func (m *Manager) Discard(id string) {
+	e, err := m.lookup(id)
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, undoTimeout)
+	defer cancel()
+	if err := m.remove(ctx, e, id, true); err != nil && !errors.Is(err, errs.ErrNotFound) {
+		m.cfg.Logger.Warn("remove container after an error", "id", id, "err", err)
+	}
 }
 
 // expect checks the state of a container.
@@ -84,6 +109,11 @@ func (m *Manager) Wait(ctx context.Context, ref string) (api.Exit, error) {
 	if err != nil {
 		return api.Exit{}, err
 	}
+	return m.end(ctx, e)
+}
+
+// end waits for the end of a container and returns how it was.
+func (m *Manager) end(ctx context.Context, e *entry) (api.Exit, error) {
 	select {
 	case <-e.exited:
 	case <-ctx.Done():
@@ -92,7 +122,7 @@ func (m *Manager) Wait(ctx context.Context, ref string) (api.Exit, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if e.info.Exit.Code == unknownExitCode && e.info.Reason != "" {
-		return e.info.Exit, fmt.Errorf("%w: container %q ended unseen: %s", errs.ErrUnavailable, ref, e.info.Reason)
+		return e.info.Exit, fmt.Errorf("%w: container %q ended unseen: %s", errs.ErrUnavailable, e.info.Name, e.info.Reason)
 	}
 	return e.info.Exit, nil
 }
@@ -163,9 +193,29 @@ func isDone(ch <-chan struct{}) bool {
 func (m *Manager) HandleEvent(ev api.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if e := m.entries[ev.ID]; e != nil && ev.Kind == api.EventExit {
-		m.markExited(e, ev.Exit, "")
+	switch ev.Kind {
+	case api.EventExit:
+		if e := m.entries[ev.ID]; e != nil {
+			m.markExited(e, ev.Exit, "")
+		}
+	case api.EventLost:
+		for _, e := range m.entries {
+			if e.info.State == StateRunning && !m.closed {
+				m.wg.Go(func() { m.ask(e) })
+			}
+		}
 	}
+}
+
+// ask learns the end of a container from the agent itself: its event may have been lost.
+func (m *Manager) ask(e *entry) {
+	rep, err := e.machine.Agent().Wait(m.ctx, api.WaitRequest{ID: e.info.ID})
+	if err != nil {
+		return // removed meanwhile, or the machine has ended, which HandleEnd tells
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.markExited(e, rep.Exit, "")
 }
 
 // HandleEnd records that a machine has ended and its containers with it. Call it after the machine's Done is closed and

@@ -1,0 +1,178 @@
+package arcbox
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+
+	"github.com/arcboxlabs/arcbox-go/boot"
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/vm"
+)
+
+// Config configures New. The zero value works: it uses the user's data directory, the best accelerator there is, and the
+// kernel that the system's package manager offers.
+type Config struct {
+	// DataDir holds images, boot assets and the records of containers and machines. It is made with mode 0700 where it
+	// does not exist, and may be used by many processes at once. "" is the directory arcbox in the user's data
+	// directory: $XDG_DATA_HOME or ~/.local/share on Linux, ~/Library/Application Support on macOS.
+	DataDir string
+
+	// SocketPath is where a program that embeds arcbox serves the gRPC API. arcbox itself does not listen on it: the
+	// front end that will is not written yet. "" is no socket.
+	SocketPath string
+
+	// DockerSocket is where a program that embeds arcbox serves the Docker API. arcbox itself does not listen on it: the
+	// front end that will is not written yet. "" is no socket.
+	DockerSocket string
+
+	VM        VMConfig        // the virtual machine; the zero value works
+	Network   NetworkConfig   // networks; the zero value works
+	Lifecycle LifecycleConfig // when the machine starts and stops; the zero value works
+	Boot      BootConfig      // what the machine boots from; the zero value works
+	Registry  RegistryConfig  // where images are pulled from; the zero value works
+
+	// Logger gets what is worth telling and is not returned as an error. nil is silent.
+	Logger *slog.Logger
+}
+
+// VMConfig configures the virtual machine in which containers run.
+type VMConfig struct {
+	// CPUs is the number of virtual processors. 0 is the number of the host's, at most 4.
+	CPUs int
+	// Memory of the machine in bytes. 0 is 1 GiB. The host gives it page by page as the guest uses it.
+	Memory int64
+	// Arch is the guest's architecture as GOARCH has it: "amd64" or "arm64". "" is the host's. Another one than the
+	// host's is emulated.
+	Arch string
+	// Accelerator executes the guest's code. The zero value takes hardware virtualisation where it really works and
+	// software emulation elsewhere. One that does not work here is ErrUnsupported when the machine starts.
+	Accelerator vm.Accelerator
+	// Transport carries calls to the guest. The zero value is a virtio-serial port, which works everywhere.
+	Transport vm.Transport
+	// QEMU is the path of the QEMU binary. "" looks for qemu-system-x86_64 or qemu-system-aarch64 in PATH.
+	QEMU string
+	// Console gets what the guest prints on its console, kernel messages included. Writes must not block for long. nil
+	// drops it; the last lines are part of every error of the machine all the same.
+	Console io.Writer
+}
+
+// NetworkConfig configures networks. It has no fields yet: a container has a loopback interface and no other.
+type NetworkConfig struct{}
+
+// LifecycleConfig says when the machine stops.
+type LifecycleConfig struct {
+	// IdleTimeout is how long the machine runs on after the last container was removed. 0 is 5 minutes. Negative is for
+	// ever, until Close.
+	IdleTimeout time.Duration
+}
+
+// BootConfig says what the machine boots from. Without Kernel, URL and Image the kernel is the distribution's own
+// package on Debian and Ubuntu, fetched into the cache with the system's apt client, without root and without installing
+// it; elsewhere it is one that is pinned by digest.
+type BootConfig struct {
+	// Dir is the cache of kernels, agents and initramfs. Any number of processes and data directories may share it. "" is
+	// the directory boot in Config.DataDir.
+	Dir string
+	// Kernel is a kernel to boot: vmlinux, bzImage, arm64 Image, compressed or not. "" finds one.
+	Kernel string
+	// Modules is the directory of Kernel's modules, as in /lib/modules/<release>. "" is none: everything must be built in.
+	Modules string
+	// Agent is the agent's binary, a static one for the guest's architecture. "" builds it with the Go toolchain.
+	Agent string
+	// URL of a kernel package (.deb) to use in place of the search. SHA256, in hexadecimal, must be given with it.
+	URL, SHA256 string
+	// Image is the reference of an OCI artifact that holds a kernel and its modules, in place of the search.
+	Image string
+	// Progress is told what is being fetched, unpacked and built. It is called from one goroutine at a time and must
+	// return soon. nil is none.
+	Progress func(boot.Progress)
+}
+
+// RegistryConfig says how images are pulled.
+type RegistryConfig struct {
+	// Keychain finds credentials. nil uses docker's config file and its credential helpers, then podman's.
+	Keychain authn.Keychain
+	// PlainHTTP names hosts, with port where they have one, that are spoken to by http. localhost and loopback addresses
+	// always are. Everything else is spoken to by https.
+	PlainHTTP []string
+	// Transport carries the requests. nil is a transport with the system's proxies and certificates.
+	Transport http.RoundTripper
+}
+
+const (
+	defaultMemory      = 1 << 30
+	minMemory          = 128 << 20
+	defaultIdleTimeout = 5 * time.Minute
+	maxDefaultCPUs     = 4
+)
+
+// withDefaults returns the config with every zero value replaced, or an error that names the field that is wrong.
+func (c Config) withDefaults() (Config, error) {
+	if c.DataDir == "" {
+		dir, err := userDataDir()
+		if err != nil {
+			return c, fmt.Errorf("%w: find the user's data directory: %w; set Config.DataDir", errs.ErrInvalid, err)
+		}
+		c.DataDir = filepath.Join(dir, "arcbox")
+	}
+	abs, err := filepath.Abs(c.DataDir)
+	if err != nil {
+		return c, fmt.Errorf("%w Config.DataDir %q: %w", errs.ErrInvalid, c.DataDir, err)
+	}
+	c.DataDir = abs
+	if c.Boot.Dir == "" {
+		c.Boot.Dir = filepath.Join(c.DataDir, "boot")
+	}
+	if c.VM.CPUs == 0 {
+		c.VM.CPUs = min(runtime.NumCPU(), maxDefaultCPUs)
+	}
+	if c.VM.CPUs < 0 || c.VM.CPUs > 255 {
+		return c, fmt.Errorf("%w Config.VM.CPUs %d: use 1 to 255, or 0 for the default", errs.ErrInvalid, c.VM.CPUs)
+	}
+	if c.VM.Memory == 0 {
+		c.VM.Memory = defaultMemory
+	}
+	if c.VM.Memory < minMemory {
+		return c, fmt.Errorf("%w Config.VM.Memory %d: it is in bytes; use at least %d, or 0 for the default",
+			errs.ErrInvalid, c.VM.Memory, minMemory)
+	}
+	if c.VM.Arch == "" {
+		c.VM.Arch = runtime.GOARCH
+	}
+	if c.VM.Arch != "amd64" && c.VM.Arch != "arm64" {
+		return c, fmt.Errorf("%w Config.VM.Arch %q: use amd64 or arm64", errs.ErrInvalid, c.VM.Arch)
+	}
+	if c.Lifecycle.IdleTimeout == 0 {
+		c.Lifecycle.IdleTimeout = defaultIdleTimeout
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c, nil
+}
+
+// userDataDir is where programs keep a user's data on this system.
+func userDataDir() (string, error) {
+	home, err := os.UserHomeDir()
+	switch {
+	case runtime.GOOS == "darwin" && err == nil:
+		return filepath.Join(home, "Library", "Application Support"), nil
+	case runtime.GOOS == "windows":
+		return os.UserConfigDir()
+	}
+	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
+		return dir, nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(home, ".local", "share"), nil
+}

@@ -1,0 +1,242 @@
+// Package machine is a virtual machine with its agent: it boots one, knows when it is ready, gives it disks, and takes
+// it down.
+package machine
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/arcboxlabs/arcbox-go/agent"
+	"github.com/arcboxlabs/arcbox-go/agent/api"
+	"github.com/arcboxlabs/arcbox-go/boot"
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/vm"
+)
+
+// Config says what Start boots and who is told.
+type Config struct {
+	Name        string
+	Driver      vm.Driver
+	Boot        boot.Config
+	CPUs        int
+	Memory      int64 // bytes
+	Accelerator vm.Accelerator
+	Transport   vm.Transport
+	Console     io.Writer    // gets the guest's console; nil drops it
+	Logger      *slog.Logger // nil is silent
+
+	// OnBooting is told that kernel and initramfs are there, before the hypervisor is started. nil is nobody.
+	OnBooting func()
+	// OnEvent is told what the guest reports, OnEnd that the machine has ended. They are called by one goroutine, OnEnd
+	// last, after Done is closed. nil is nobody.
+	OnEvent func(api.Event)
+	OnEnd   func(*Machine)
+}
+
+// Machine is a running machine whose agent has answered.
+type Machine struct {
+	cfg    Config
+	inst   vm.Instance
+	agent  *agent.Client
+	guest  api.PingReply
+	ctx    context.Context // ends with the machine
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu     sync.Mutex
+	disks  map[string]*disk // by ID
+	err    error            // why the machine had to be ended
+	closed bool
+}
+
+// disk is a disk that is attached or being attached.
+type disk struct {
+	done chan struct{}
+	err  error
+}
+
+// Start finds what to boot, starts a machine, and returns it when its agent has answered. ctx bounds the start only.
+// Where it returns an error, nothing is left; the error has the last lines of the guest's console where there are any.
+func Start(ctx context.Context, cfg Config) (*Machine, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	assets, err := boot.Resolve(ctx, cfg.Boot)
+	if err != nil {
+		return nil, fmt.Errorf("find what to boot: %w", err)
+	}
+	if cfg.OnBooting != nil {
+		cfg.OnBooting()
+	}
+	began := time.Now()
+	inst, err := cfg.Driver.Start(ctx, vm.Spec{
+		Name: cfg.Name, Arch: assets.Arch, Kernel: assets.Kernel, Initramfs: assets.Initramfs,
+		CPUs: cfg.CPUs, Memory: cfg.Memory, Console: cfg.Console,
+		Accelerator: cfg.Accelerator, Transport: cfg.Transport,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start machine %s: %w", cfg.Name, err)
+	}
+	m := &Machine{cfg: cfg, inst: inst, disks: make(map[string]*disk)}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	if err := m.greet(ctx); err != nil {
+		m.cancel()
+		inst.Close()
+		return nil, fmt.Errorf("start machine %s: %w", cfg.Name, m.explain(err))
+	}
+	cfg.Logger.Debug("machine ready", "machine", cfg.Name, "kernel", m.guest.Kernel, "after", time.Since(began))
+	return m, nil
+}
+
+// greet waits for the agent's first answer and subscribes to its events.
+func (m *Machine) greet(ctx context.Context) (err error) {
+	m.agent = agent.New(func(ctx context.Context) (net.Conn, error) { return m.inst.Dial(ctx, api.Port) })
+	if m.guest, err = m.agent.Ping(ctx); err != nil {
+		return err
+	}
+	events, err := m.agent.Events(m.ctx)
+	if err != nil {
+		return err
+	}
+	m.wg.Go(func() { m.follow(events) })
+	return nil
+}
+
+// explain adds the console's last lines to an error of a machine whose driver has not done so itself.
+func (m *Machine) explain(err error) error {
+	if ierr := m.inst.Err(); ierr != nil {
+		return ierr // it has them
+	}
+	if c, ok := m.inst.(vm.ConsoleTailer); ok && c.ConsoleTail() != "" {
+		return fmt.Errorf("%w; the console's last lines:\n%s", err, c.ConsoleTail())
+	}
+	return err
+}
+
+// follow hands on the guest's events until they end, and ends the machine then: without its agent it is of no use.
+func (m *Machine) follow(events <-chan api.Event) {
+	for ev := range events {
+		if m.cfg.OnEvent != nil {
+			m.cfg.OnEvent(ev)
+		}
+	}
+	m.mu.Lock()
+	if !m.closed {
+		m.err = fmt.Errorf("%w: the agent's event stream ended", errs.ErrUnavailable)
+	}
+	closed := m.closed
+	m.mu.Unlock()
+	if !closed {
+		m.inst.Close()
+	}
+	<-m.inst.Done()
+	m.cancel()
+	if m.cfg.OnEnd != nil {
+		m.cfg.OnEnd(m)
+	}
+}
+
+// Name returns the machine's name.
+func (m *Machine) Name() string { return m.cfg.Name }
+
+// Agent answers calls to the guest.
+func (m *Machine) Agent() *agent.Client { return m.agent }
+
+// Guest is what the agent told of itself when it first answered.
+func (m *Machine) Guest() api.PingReply { return m.guest }
+
+// Done is closed when the machine has ended.
+func (m *Machine) Done() <-chan struct{} { return m.inst.Done() }
+
+// Err tells why the machine ended, and is nil while it runs and after Shutdown.
+func (m *Machine) Err() error {
+	if err := m.inst.Err(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.err
+}
+
+// AttachDisks gives the machine disks, side by side and once for each ID, however many ask. ctx bounds the wait of this
+// caller only.
+func (m *Machine) AttachDisks(ctx context.Context, disks ...vm.Disk) error {
+	att, ok := m.inst.(vm.DiskAttacher)
+	if !ok {
+		return fmt.Errorf("attach disks: driver %s: %w", m.cfg.Driver.Name(), errs.ErrUnsupported)
+	}
+	pending := make([]*disk, len(disks))
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		return fmt.Errorf("attach disks: machine %s: %w", m.cfg.Name, errs.ErrClosed)
+	}
+	for i, d := range disks {
+		a := m.disks[d.ID]
+		if a == nil {
+			a = &disk{done: make(chan struct{})}
+			m.disks[d.ID] = a
+			m.wg.Go(func() { m.attach(att, d, a) })
+		}
+		pending[i] = a
+	}
+	m.mu.Unlock()
+	for _, a := range pending {
+		select {
+		case <-a.done:
+			if a.err != nil {
+				return a.err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+func (m *Machine) attach(att vm.DiskAttacher, d vm.Disk, a *disk) {
+	defer close(a.done)
+	if a.err = att.AttachDisk(m.ctx, d); a.err != nil {
+		m.mu.Lock()
+		delete(m.disks, d.ID) // the next one who asks tries again
+		m.mu.Unlock()
+	}
+}
+
+// powerOffGrace is how long a guest may take to power off before it is killed.
+const powerOffGrace = 5 * time.Second
+
+// Shutdown powers the guest off, kills it where it does not within a few seconds or when ctx ends, and returns when
+// everything of the machine is gone. A second call waits for that too.
+func (m *Machine) Shutdown(ctx context.Context) error {
+	m.mu.Lock()
+	first := !m.closed
+	m.closed = true
+	m.mu.Unlock()
+	if first {
+		m.powerOff(ctx)
+	}
+	err := m.inst.Close()
+	m.cancel()
+	m.wg.Wait()
+	return err
+}
+
+func (m *Machine) powerOff(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, powerOffGrace)
+	defer cancel()
+	if err := m.agent.Poweroff(ctx); err != nil {
+		m.cfg.Logger.Debug("power off", "machine", m.cfg.Name, "err", err)
+		return
+	}
+	select {
+	case <-m.inst.Done():
+	case <-ctx.Done():
+		m.cfg.Logger.Warn("the guest did not power off in time and is killed", "machine", m.cfg.Name)
+	}
+}
