@@ -11,16 +11,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func openStore(t testing.TB, mod ...func(*Config)) *Store {
+// readExt4 returns a file of a layer image.
+func readExt4(t testing.TB, image, path string) []byte {
 	t.Helper()
-	cfg := Config{Dir: filepath.Join(t.TempDir(), "images")}
-	for _, m := range mod {
-		m(&cfg)
-	}
-	s, err := Open(cfg)
+	out, err := exec.Command("/sbin/debugfs", "-R", "cat "+path, image).Output()
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, s.Close()) })
-	return s
+	return out
 }
 
 func TestSmoke(t *testing.T) {

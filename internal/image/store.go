@@ -35,7 +35,8 @@ type Config struct {
 	// PlainHTTP tells whether a registry host ("host" or "host:port") is spoken to without TLS; nil says so for localhost
 	// and loopback addresses only, which are plain whatever the function says.
 	PlainHTTP func(host string) bool
-	// Transport carries requests to registries; nil is a transport like http.DefaultTransport. Close does not close it.
+	// Transport carries requests to registries; nil is one with sane timeouts and no proxy (the environment is not read).
+	// Close does not close it.
 	Transport http.RoundTripper
 	// Limits bound what an image may ask of the store; the zero value has sane defaults.
 	Limits Limits
@@ -48,6 +49,11 @@ type Store struct {
 	dir   string
 	log   *slog.Logger
 	blobs *blobStore
+
+	transport http.RoundTripper
+	idle      func()        // closes what the transport keeps open
+	backoff   time.Duration // before the second try of a request
+	stall     time.Duration // that a body may yield nothing
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelCauseFunc
@@ -85,6 +91,11 @@ func Open(cfg Config) (*Store, error) {
 			return nil, fmt.Errorf("open image store, make its directories writable: %w", err)
 		}
 	}
+	s.backoff, s.stall, s.transport, s.idle = firstBackoff, stallTimeout, cfg.Transport, func() {}
+	if s.transport == nil {
+		t := newTransport()
+		s.transport, s.idle = t, t.CloseIdleConnections
+	}
 	s.blobs = &blobStore{root: dir}
 	if err := s.blobs.open(); err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
@@ -106,6 +117,7 @@ func (s *Store) Close() error {
 	if !first {
 		return nil
 	}
+	s.idle()
 	return s.blobs.close()
 }
 

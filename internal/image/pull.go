@@ -1,0 +1,237 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+)
+
+// PullOptions tunes Pull.
+type PullOptions struct {
+	Platform ocispec.Platform // chosen from an index; the zero value is Config.Platform
+	// Progress is told how the layers are getting on; nil is not. Calls come one at a time, from goroutines of the pull,
+	// and hold it up while they last; none comes after Pull has returned.
+	Progress func(PullProgress)
+}
+
+// PullState is what becomes of a layer in a pull.
+type PullState string
+
+// The states of a layer, in their order.
+const (
+	PullWaiting PullState = "waiting" // for its turn, or for another pull that works on it
+	PullRunning PullState = "running" // is being downloaded and converted at once
+	PullDone    PullState = "done"
+	PullExists  PullState = "exists" // was there before
+)
+
+// PullProgress is a step of one layer.
+type PullProgress struct {
+	Layer digest.Digest // of the blob
+	State PullState
+	Done  int64 // bytes that came
+	Total int64 // bytes of the blob
+}
+
+// Pull fetches an image from its registry, under the name ref. Layers are verified, stored and converted while they come,
+// several at a time, and go on where a connection broke off; those that are there already are not fetched. An index is
+// resolved by platform; where nothing fits the error wraps errs.ErrUnsupported and names the platforms. Other errors wrap
+// errs.ErrInvalid (reference, manifest), errs.ErrNotFound (unknown image), errs.ErrUnavailable (registry cannot be reached
+// or refuses) or errs.ErrCorrupt (content has not the digest it should). After an error no name has changed; finished
+// layers stay in the store until Prune, so that the next pull goes on from there.
+func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, error) {
+	named, err := parseRef(ref)
+	if err != nil {
+		return Image{}, err
+	}
+	ctx, end, err := s.begin(ctx, true)
+	if err != nil {
+		return Image{}, err
+	}
+	defer end()
+	img, err := s.pull(ctx, named, o)
+	if err != nil {
+		return Image{}, fmt.Errorf("pull %s: %w", named, err)
+	}
+	return img, nil
+}
+
+func (s *Store) pull(ctx context.Context, named reference.Named, o PullOptions) (Image, error) {
+	if o.Platform.OS == "" && o.Platform.Architecture == "" {
+		o.Platform = s.cfg.Platform
+	}
+	r, err := s.connect(ctx, named)
+	if err != nil {
+		return Image{}, err
+	}
+	tag, want := "", digestOf(named)
+	if t, ok := named.(reference.Tagged); ok {
+		tag = t.Tag()
+	}
+	if want != "" {
+		tag = want.String()
+	}
+	data, err := r.manifest(ctx, tag, want)
+	if err != nil {
+		return Image{}, err
+	}
+	target := digest.FromBytes(data)
+	data, doc, err := s.pullManifest(ctx, r, data, o.Platform)
+	if err != nil {
+		return Image{}, err
+	}
+	config, err := s.pullConfig(ctx, r, *doc.Config)
+	if err != nil {
+		return Image{}, err
+	}
+	rec, err := parseImage(describe(data, doc), doc, config, o.Platform)
+	if err != nil {
+		return Image{}, err
+	}
+	if err := s.pullLayers(ctx, r, rec.Layers, o.Progress); err != nil {
+		return Image{}, err
+	}
+	for _, blob := range [][]byte{config, data} {
+		if _, err := s.blobs.write(ctx, blob); err != nil {
+			return Image{}, err
+		}
+	}
+	rec.Loaded = time.Now().UTC()
+	if err := s.save(ctx, rec, []string{named.String()}, target); err != nil {
+		return Image{}, err
+	}
+	refs, err := s.refs(func(error) {})
+	if err != nil {
+		return Image{}, err
+	}
+	return s.image(rec, refs[rec.ID])
+}
+
+// pullManifest follows indexes to the manifest for the platform.
+func (s *Store) pullManifest(ctx context.Context, r *repo, data []byte, want ocispec.Platform) ([]byte, *document, error) {
+	for range maxDepth {
+		doc, err := parseDocument(data, s.cfg.Limits)
+		if err != nil || !doc.isIndex() {
+			return data, doc, err
+		}
+		next, err := choose(doc.Manifests, want)
+		if err != nil {
+			return nil, nil, err
+		}
+		if data, err = r.manifest(ctx, next.Digest.String(), next.Digest); err != nil {
+			return nil, nil, err
+		}
+	}
+	return nil, nil, fmt.Errorf("index of indexes, more than %d deep: %w", maxDepth, errs.ErrInvalid)
+}
+
+func (s *Store) pullConfig(ctx context.Context, r *repo, desc ocispec.Descriptor) ([]byte, error) {
+	if data, err := s.blobs.read(desc.Digest, s.cfg.Limits.ConfigSize); err == nil {
+		return data, nil
+	}
+	return r.small(ctx, "/blobs/"+desc.Digest.String(), nil, desc.Digest, s.cfg.Limits.ConfigSize)
+}
+
+func (s *Store) pullLayers(ctx context.Context, r *repo, layers []layerRecord, report func(PullProgress)) error {
+	var mu sync.Mutex
+	tell := func(p PullProgress) {
+		if report != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			report(p)
+		}
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(s.cfg.Limits.Parallel)
+	for _, l := range layers {
+		tell(PullProgress{Layer: l.Digest, State: PullWaiting, Total: l.Size})
+	}
+	for i, l := range layers {
+		g.Go(func() error {
+			if err := s.pullLayer(gctx, r, LayerInfo(l), tell); err != nil {
+				return fmt.Errorf("layer %d: %w", i, err)
+			}
+			return nil
+		})
+	}
+	return ctxError(ctx, g.Wait())
+}
+
+// pullLayer brings a blob and its layer image into the store. Whoever has the blob's lock does the work.
+func (s *Store) pullLayer(ctx context.Context, r *repo, l LayerInfo, tell func(PullProgress)) error {
+	unlock, err := s.lockWork(ctx, "blob-"+l.Digest.Encoded())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	p := PullProgress{Layer: l.Digest, State: PullExists, Done: l.Size, Total: l.Size}
+	info, err := s.blobs.Info(ctx, l.Digest)
+	switch {
+	case err == nil && info.Size == l.Size:
+		if _, err := s.ensureLayer(ctx, l); err == nil || !errors.Is(err, errs.ErrNotFound) {
+			tell(p)
+			return err
+		}
+		// The blob turned out to be damaged and is gone.
+	case err == nil:
+		return fmt.Errorf("blob %s has %d bytes, the manifest says %d: %w", l.Digest, info.Size, l.Size, errs.ErrInvalid)
+	case !errors.Is(err, errs.ErrNotFound):
+		return err
+	}
+	p.State = PullRunning
+	var last time.Time
+	stream := &blobStream{ctx: ctx, repo: r, desc: ocispec.Descriptor{Digest: l.Digest, Size: l.Size}, seen: func(off int64) {
+		if now := time.Now(); now.Sub(last) > 50*time.Millisecond {
+			last, p.Done = now, off
+			tell(p)
+		}
+	}}
+	defer func() { _ = stream.Close() }()
+	if err := s.receiveLayer(ctx, l, stream); err != nil {
+		return err
+	}
+	tell(PullProgress{Layer: l.Digest, State: PullDone, Done: l.Size, Total: l.Size})
+	return nil
+}
+
+// receiveLayer stores a blob and makes its layer image from one stream.
+func (s *Store) receiveLayer(ctx context.Context, l LayerInfo, stream io.Reader) error {
+	w, err := s.blobs.writer()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = w.Close() }()
+	unlock, err := s.lockWork(ctx, "layer-"+l.DiffID.Encoded())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	tee := io.TeeReader(stream, w)
+	_, cerr := s.findLayer(ctx, l.DiffID)
+	if missing(cerr) {
+		cerr = s.makeLayer(ctx, l.DiffID, tee, nil)
+	}
+	if cerr != nil && !errors.Is(cerr, errReplan) && !errors.Is(cerr, errs.ErrCorrupt) && !errors.Is(cerr, errs.ErrInvalid) {
+		return cerr
+	}
+	// The rest of the blob decides whether it is the blob that is wrong or what it holds.
+	if _, err := io.Copy(io.Discard, tee); err != nil {
+		return err
+	}
+	if err := w.Commit(ctx, l.Size, l.Digest); err != nil {
+		return err
+	}
+	if errors.Is(cerr, errReplan) {
+		return s.convertBlob(ctx, l)
+	}
+	return cerr
+}
