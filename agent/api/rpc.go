@@ -107,6 +107,8 @@ type Stream struct {
 	wmu  sync.Mutex
 	once sync.Once
 	err  error
+
+	readers sync.WaitGroup // of CloseRead
 }
 
 // NewStream wraps conn. Closing the stream closes it.
@@ -130,17 +132,18 @@ func (s *Stream) SendJSON(t FrameType, v any) error {
 func (s *Stream) Recv() (FrameType, []byte, error) { return ReadFrame(s.conn) }
 
 // CloseRead is for handlers that only send: it reads and drops what comes, and returns a context that ends when the
-// other side closes the stream. Recv must not be called any more.
+// other side closes the stream. Recv must not be called any more. The reading ends with the stream, and ServeConn waits
+// for it.
 func (s *Stream) CloseRead(ctx context.Context) context.Context {
 	ctx, cancel := context.WithCancel(ctx)
-	go func() {
+	s.readers.Go(func() {
 		defer cancel()
 		for {
 			if _, _, err := s.Recv(); err != nil {
 				return
 			}
 		}
-	}()
+	})
 	return ctx
 }
 
@@ -195,6 +198,7 @@ const requestTimeout = 30 * time.Second
 // ServeConn reads one request from conn, runs its handler, and closes conn. It returns when the handler has ended.
 func (m *Mux) ServeConn(ctx context.Context, conn net.Conn) {
 	s := NewStream(conn)
+	defer s.readers.Wait()
 	defer s.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -208,12 +212,23 @@ func (m *Mux) ServeConn(ctx context.Context, conn net.Conn) {
 	_ = conn.SetReadDeadline(time.Time{})
 	var req request
 	if err := json.Unmarshal(p, &req); err != nil {
-		_ = s.SendJSON(FrameError, errs.ToRemote(fmt.Errorf("%w request: %w", errs.ErrInvalid, err)))
+		s.sendError(fmt.Errorf("%w request: %w", errs.ErrInvalid, err))
 		return
 	}
 	if err := m.serve(ctx, req, s); err != nil {
-		_ = s.SendJSON(FrameError, errs.ToRemote(err))
+		s.sendError(err)
 	}
+}
+
+// maxErrorText bounds the text of an error in bytes, so that it fits into a frame whatever it quotes.
+const maxErrorText = 64 << 10
+
+func (s *Stream) sendError(err error) {
+	r := errs.ToRemote(err)
+	if len(r.Message) > maxErrorText {
+		r.Message = r.Message[:maxErrorText] + "..."
+	}
+	_ = s.SendJSON(FrameError, r) // the caller may be gone
 }
 
 func (m *Mux) serve(ctx context.Context, req request, s *Stream) (err error) {
