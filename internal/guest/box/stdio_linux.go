@@ -55,10 +55,13 @@ func openStdio(p api.Process, pts int, owner user) (*ends, error) {
 		if err != nil {
 			return fail(err)
 		}
-		e.child[0], e.agent.Stdin = r, os.NewFile(uintptr(w), "stdin")
+		e.child[0] = r
+		// Before NewFile, which looks at it to tell whether the poller can wait for the pipe.
 		if err := unix.SetNonblock(w, true); err != nil {
+			unix.Close(w)
 			return fail(err)
 		}
+		e.agent.Stdin = os.NewFile(uintptr(w), "stdin")
 	} else {
 		fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
