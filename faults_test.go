@@ -124,7 +124,7 @@ func TestBadImages(t *testing.T) {
 		data []byte
 		want error
 	}{
-		"no archive":     {[]byte("hello"), arcbox.ErrInvalid},
+		"no archive":     {bytes.Repeat([]byte("hello"), 1000), arcbox.ErrInvalid},
 		"empty":          {nil, arcbox.ErrInvalid},
 		"truncated":      {whole[:len(whole)/2], arcbox.ErrCorrupt},
 		"damaged layer":  {damaged, arcbox.ErrCorrupt},
