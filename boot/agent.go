@@ -109,7 +109,7 @@ func findAgentSource(ctx context.Context) (agentSource, error) {
 			return agentSource{dir: dir}, nil
 		}
 	}
-	tool, err := goTool()
+	tool, err := goTool(runtime.GOROOT())
 	if err != nil {
 		return agentSource{}, err
 	}
@@ -145,10 +145,11 @@ func hasAgent(dir string) bool {
 	return err == nil && info.IsDir()
 }
 
-func goTool() (string, error) {
+// goTool returns the path of the go command: that of the PATH, or that of the toolchain this program was built with.
+func goTool(goroot string) (string, error) {
 	tool, err := exec.LookPath("go")
-	if err != nil && runtime.GOROOT() != "" {
-		tool, err = exec.LookPath(filepath.Join(runtime.GOROOT(), "bin", "go"))
+	if err != nil && goroot != "" {
+		tool, err = exec.LookPath(filepath.Join(goroot, "bin", "go"))
 	}
 	if err != nil {
 		return "", fmt.Errorf("build agent: %w: there is no Go toolchain; install Go, or build the agent elsewhere with CGO_ENABLED=0 GOOS=linux "+
@@ -221,7 +222,7 @@ func (r *resolver) buildAgent(ctx context.Context, src agentSource) (*entry, err
 	}
 	return r.store.obtain(ctx, kindAgent, key, func(ctx context.Context, dir string) (any, error) {
 		r.rep.report(StepAgent, 0, 1)
-		tool, err := goTool()
+		tool, err := goTool(runtime.GOROOT())
 		if err != nil {
 			return nil, err
 		}
@@ -239,6 +240,9 @@ func (r *resolver) buildAgent(ctx context.Context, src agentSource) (*entry, err
 		}
 		if r.cfg.Offline {
 			env = append(env, "GOPROXY=off", "GOTOOLCHAIN=local")
+		}
+		if _, err := os.UserCacheDir(); err != nil {
+			env = append(env, "GOCACHE="+filepath.Join(r.store.dir, "go-build")) // go has no other place without a home
 		}
 		dst := filepath.Join(dir, agentName)
 		c := child{path: tool, dir: src.dir, env: env, args: []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", dst, agentPackage}}

@@ -65,18 +65,15 @@ type stanza struct {
 	Size                                   int64
 }
 
-// find names the packages of the kernel: from the system's package lists where they know it, and from lists fetched into
-// the private state otherwise, as on a fresh machine or for a foreign architecture. Either way apt is asked with its
-// caches in the private state, because building them takes a second and images of containers switch them off.
-func (a *apt) find(ctx context.Context) (packageSet, error) {
-	a.rep.report(StepFind, 0, 0)
-	defer a.rep.report(StepFind, 1, 1)
+// prepare makes the private state. apt's caches go there even when the system's lists are used, because building them
+// takes a second and images of containers switch them off.
+func (a *apt) prepare() error {
 	if err := os.RemoveAll(a.dir); err != nil {
-		return packageSet{}, fmt.Errorf("prepare apt: %w", err)
+		return fmt.Errorf("prepare apt: %w", err)
 	}
 	for _, d := range []string{"lists/partial", "archives/partial"} {
 		if err := os.MkdirAll(filepath.Join(a.dir, d), 0o700); err != nil {
-			return packageSet{}, fmt.Errorf("prepare apt: %w", err)
+			return fmt.Errorf("prepare apt: %w", err)
 		}
 	}
 	a.opts = []string{
@@ -92,16 +89,26 @@ func (a *apt) find(ctx context.Context) (packageSet, error) {
 		// apt would fetch as a user who cannot write below a directory of mode 0700.
 		a.opts = append(a.opts, "-o", "APT::Sandbox::User=root")
 	}
-	set, err := a.choose(ctx)
-	if err == nil || ctx.Err() != nil {
-		return set, err
-	}
-	return a.findInPrivateLists(ctx, err)
+	return nil
 }
 
-func (a *apt) findInPrivateLists(ctx context.Context, systemErr error) (packageSet, error) {
+// findInSystemLists names the packages of the kernel that the system's package lists know.
+func (a *apt) findInSystemLists(ctx context.Context) (packageSet, error) {
+	a.rep.report(StepFind, 0, 0)
+	defer a.rep.report(StepFind, 1, 1)
+	return a.choose(ctx)
+}
+
+// findInOwnLists fetches package lists into the private state, from the system's sources: for a machine without lists or
+// with old ones, and for a foreign architecture.
+func (a *apt) findInOwnLists(ctx context.Context) (packageSet, error) {
+	a.rep.report(StepFind, 0, 0)
+	defer a.rep.report(StepFind, 1, 1)
 	status := filepath.Join(a.dir, "status")
 	if err := os.WriteFile(status, nil, 0o600); err != nil {
+		return packageSet{}, fmt.Errorf("prepare apt: %w", err)
+	}
+	if err := os.RemoveAll(filepath.Join(a.dir, "pkgcache.bin")); err != nil {
 		return packageSet{}, fmt.Errorf("prepare apt: %w", err)
 	}
 	a.opts = append(a.opts,
@@ -112,9 +119,6 @@ func (a *apt) findInPrivateLists(ctx context.Context, systemErr error) (packageS
 		"-o", "Acquire::IndexTargets::deb::DEP-11-icons-small::DefaultEnabled=false",
 		"-o", "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false",
 	)
-	if err := os.RemoveAll(filepath.Join(a.dir, "pkgcache.bin")); err != nil {
-		return packageSet{}, fmt.Errorf("prepare apt: %w", err)
-	}
 	// A source that fails does not matter where another one has the kernel, so the update's own error comes second.
 	_, updateErr := a.run(ctx, a.get, "update")
 	if ctx.Err() != nil {
@@ -122,7 +126,7 @@ func (a *apt) findInPrivateLists(ctx context.Context, systemErr error) (packageS
 	}
 	set, err := a.choose(ctx)
 	if err != nil {
-		return packageSet{}, errors.Join(systemErr, updateErr, err)
+		return packageSet{}, errors.Join(updateErr, err)
 	}
 	return set, nil
 }

@@ -1,14 +1,12 @@
 package boot
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"sync/atomic"
 	"testing"
 
@@ -87,31 +85,6 @@ func TestKilledProcessHoldsUpNobody(t *testing.T) {
 	_, err := Resolve(t.Context(), Config{Dir: dir, Arch: "amd64", URL: s.URL, SHA256: sum, Agent: agent})
 	require.NoError(t, err)
 	require.Empty(t, leftovers(t, dir))
-}
-
-func TestChildIsKilledWithAllItStarted(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	dir := t.TempDir()
-	fifo := filepath.Join(dir, "fifo")
-	require.NoError(t, exec.Command("mkfifo", fifo).Run())
-	done := make(chan error, 1)
-	go func() {
-		// The grandchild holds the fifo open as long as it lives.
-		_, err := child{path: "/bin/sh", args: []string{"-c", "(echo up; exec sleep 1000) >" + fifo + " & wait"}}.run(ctx)
-		done <- err
-	}()
-	f, err := os.Open(fifo)
-	require.NoError(t, err)
-	defer func() { _ = f.Close() }()
-	r := bufio.NewReader(f)
-	line, err := r.ReadString('\n')
-	require.NoError(t, err)
-	require.Equal(t, "up\n", line)
-	cancel()
-	require.ErrorIs(t, <-done, context.Canceled)
-	_, err = r.ReadString('\n')
-	require.ErrorContains(t, err, "EOF", "the grandchild is dead")
 }
 
 func TestChildErrorHoldsItsLastWords(t *testing.T) {

@@ -155,33 +155,50 @@ func (r *resolver) kernelFromSystem(ctx context.Context) (*entry, error) {
 
 // fetchSystemKernel asks apt, then the built-in list. The caller holds the lock of the source.
 func (r *resolver) fetchSystemKernel(ctx context.Context, name string) (*entry, error) {
-	a, aptErr := r.newApt()
-	if aptErr == nil {
-		defer func() { _ = os.RemoveAll(a.dir) }() // its lists and caches are larger than the kernel
-		var set packageSet
-		var e *entry
-		if set, aptErr = a.find(ctx); aptErr == nil {
-			if e, aptErr = r.kernelFromPackages(ctx, set, a.fetch); aptErr == nil {
-				return e, r.writeSource(name, set)
-			}
-		}
-	}
-	if ctx.Err() != nil {
-		return nil, aptErr
+	e, aptErr := r.kernelFromApt(ctx, name)
+	if aptErr == nil || ctx.Err() != nil {
+		return e, aptErr
 	}
 	r.log.Info("apt has no kernel, trying the built-in list", "reason", aptErr)
 	p, address, err := pinned(r.cfg.Arch, r.cfg.Mirror)
-	if err != nil {
-		return nil, err
-	}
-	e, err := r.kernelFromURL(ctx, address, p.SHA256, p.Size)
 	if err == nil {
-		return e, r.writeSource(name, packageSet{Source: p.Name, Packages: []pkg{p}})
+		if e, err = r.kernelFromURL(ctx, address, p.SHA256, p.Size); err == nil {
+			return e, r.writeSource(name, packageSet{Source: p.Name, Packages: []pkg{p}})
+		}
 	}
 	if ctx.Err() != nil {
 		return nil, err
 	}
 	return nil, fmt.Errorf("find kernel: %w: set Kernel and Modules, or URL and SHA256, or Image: %w", errs.ErrUnavailable, errors.Join(aptErr, err))
+}
+
+// kernelFromApt tries the system's package lists, and lists of its own where those do not know a kernel or name one that
+// the mirror does not have any more.
+func (r *resolver) kernelFromApt(ctx context.Context, name string) (*entry, error) {
+	a, err := r.newApt()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = os.RemoveAll(a.dir) }() // its lists and caches are larger than the kernel
+	if err := a.prepare(); err != nil {
+		return nil, err
+	}
+	var all []error
+	for _, find := range []func(context.Context) (packageSet, error){a.findInSystemLists, a.findInOwnLists} {
+		set, err := find(ctx)
+		if err == nil {
+			var e *entry
+			if e, err = r.kernelFromPackages(ctx, set, a.fetch); err == nil {
+				return e, r.writeSource(name, set)
+			}
+		}
+		all = append(all, err)
+		if ctx.Err() != nil {
+			break
+		}
+		r.log.Debug("apt has no kernel", "reason", err)
+	}
+	return nil, errors.Join(all...)
 }
 
 func (r *resolver) sourcePath(name string) string {
