@@ -83,7 +83,9 @@ func (r *Runtime) PullImage(ctx context.Context, ref string, opts PullOptions) (
 func (r *Runtime) pull(ctx context.Context, ref string, opts PullOptions) (image.Image, error) {
 	o := image.PullOptions{}
 	if opts.Progress != nil {
-		o.Progress = func(p image.PullProgress) { opts.Progress(PullProgress{Layer: p.Layer.String(), Done: p.Done, Total: p.Total}) }
+		o.Progress = func(p image.PullProgress) {
+			opts.Progress(PullProgress{Layer: p.Layer.String(), Done: p.Done, Total: p.Total})
+		}
 	}
 	img, err := r.images.Pull(ctx, ref, o)
 	if err == nil {

@@ -1,0 +1,7 @@
+//go:build !darwin
+
+package arcbox
+
+import "context"
+
+func checkSystem(context.Context, Config) []Finding { return nil }
