@@ -140,23 +140,24 @@ func damaged(src *source, err error) error {
 type rewinder func() (io.ReadCloser, error)
 
 // convert writes the file system of the layer that r yields, compressed or not, to w. again is used for archives that
-// need a second pass; where it is nil such an archive gives errReplan and w holds garbage.
-func convert(ctx context.Context, r io.Reader, again rewinder, want digest.Digest, l Limits, w io.ReadWriteSeeker) error {
-	err := convertOnce(ctx, r, nil, want, l, w)
+// need a second pass; where it is nil such an archive gives errReplan and w holds garbage. lost is for
+// finishing the image.
+func convert(ctx context.Context, r io.Reader, again rewinder, want digest.Digest, l Limits, w io.ReadWriteSeeker) (lost lostState, err error) {
+	lost, err = convertOnce(ctx, r, nil, want, l, w)
 	if !errors.Is(err, errReplan) || again == nil {
-		return err
+		return lost, err
 	}
 	p, err := makePlan(ctx, again, l)
 	if err != nil {
-		return err
+		return lostAbsent, err
 	}
 	r2, err := again()
 	if err != nil {
-		return err
+		return lostAbsent, err
 	}
 	defer func() { _ = r2.Close() }()
 	if err := rewind(w); err != nil {
-		return err
+		return lostAbsent, err
 	}
 	return convertOnce(ctx, r2, p, want, l, w)
 }
@@ -195,16 +196,17 @@ func recoverTo(err *error) {
 }
 
 // convertOnce runs the filter and the image writer side by side.
-func convertOnce(ctx context.Context, r io.Reader, p *plan, want digest.Digest, l Limits, w io.ReadWriteSeeker) error {
+func convertOnce(ctx context.Context, r io.Reader, p *plan, want digest.Digest, l Limits, w io.ReadWriteSeeker) (lost lostState, err error) {
 	c, err := openContent(ctx, r, l)
 	if err != nil {
-		return err
+		return lostAbsent, err
 	}
 	defer func() { _ = c.body.Close() }()
+	f := newFilter(l)
 	pr, pw := io.Pipe()
 	filtered := make(chan error, 1)
 	go func() {
-		err := filterLayer(c, p, want, l, pw)
+		err := filterLayer(c, f, p, want, pw)
 		_ = pw.CloseWithError(err) // nil is the end of the archive
 		filtered <- err
 	}()
@@ -216,19 +218,22 @@ func convertOnce(ctx context.Context, r io.Reader, p *plan, want digest.Digest, 
 	_ = pr.CloseWithError(errStopped)
 	switch ferr := <-filtered; {
 	case ferr != nil && !errors.Is(ferr, errStopped):
-		return damaged(c.src, ferr)
+		return lostAbsent, damaged(c.src, ferr)
 	case werr != nil:
-		return fmt.Errorf("write layer image: %w", werr)
+		return lostAbsent, fmt.Errorf("write layer image: %w", werr)
 	}
-	return nil
+	if p != nil {
+		return p.lost, nil
+	}
+	return lostStateOf(f.tree.root), nil
 }
 
 var errStopped = errors.New("the image writer stopped")
 
-func filterLayer(c *layerContent, p *plan, want digest.Digest, l Limits, pw io.Writer) (err error) {
+func filterLayer(c *layerContent, f *filter, p *plan, want digest.Digest, pw io.Writer) (err error) {
 	defer recoverTo(&err)
 	bw := bufio.NewWriterSize(pw, 256<<10)
-	tr, tw, f := tar.NewReader(c), tar.NewWriter(bw), newFilter(l)
+	tr, tw := tar.NewReader(c), tar.NewWriter(bw)
 	if p == nil {
 		err = f.stream(tr, tw)
 	} else {

@@ -216,7 +216,9 @@ func (f *filter) addWhiteout(h *tar.Header, p place, hidden string, opaque bool)
 		return false, errReplan
 	}
 	h.Name = p.String()
-	return true, f.tree.put(p.parent, hidden, &node{})
+	// One of the root's lost+found is made when the image is finished.
+	emit := p.parent != f.tree.root || hidden != lostFound
+	return emit, f.tree.put(p.parent, hidden, &node{})
 }
 
 func checkHidden(p place, hidden string) error {

@@ -139,10 +139,11 @@ func (s *Store) makeLayer(ctx context.Context, diffID digest.Digest, r io.Reader
 	}
 	defer func() { _ = f.Close() }()
 	w := &sparseFile{f: f.File}
-	if err := convert(ctx, r, again, diffID, s.cfg.Limits, w); err != nil {
+	lost, err := convert(ctx, r, again, diffID, s.cfg.Limits, w)
+	if err != nil {
 		return fmt.Errorf("convert layer %s: %w", diffID, err)
 	}
-	if err := w.finish(diffID); err != nil {
+	if err := w.finish(diffID, lost); err != nil {
 		return fmt.Errorf("finish image of layer %s: %w", diffID, err)
 	}
 	if err := writeTrailer(ctx, f.File, w.end, diffID); err != nil {

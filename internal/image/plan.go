@@ -16,6 +16,7 @@ type plan struct {
 	implied   []string         // directories no entry names, parents first
 	opaque    map[string]bool  // directories that hide the lower ones
 	whiteouts []string         // names that hide lower ones
+	lost      lostState        // of the image writer's lost+found
 }
 
 // link is a hard link whose target was not there when its entry came.
@@ -43,7 +44,7 @@ func (f *filter) plan(r *tar.Reader) (*plan, error) {
 			return nil, fmt.Errorf("entry %d of the layer: %w", l.entry, err)
 		}
 	}
-	p := &plan{names: map[int][]string{}, opaque: map[string]bool{}}
+	p := &plan{names: map[int][]string{}, opaque: map[string]bool{}, lost: lostStateOf(f.tree.root)}
 	p.collect("", f.tree.root)
 	return p, nil
 }
@@ -179,6 +180,9 @@ func (p *plan) write(f *filter, r *tar.Reader, w *tar.Writer) error {
 		return err
 	}
 	for _, name := range p.whiteouts {
+		if name == lostFound {
+			continue // the image is finished with it
+		}
 		h := &tar.Header{Typeflag: tar.TypeChar, Name: name, ModTime: time.Unix(0, 0)}
 		if err := w.WriteHeader(h); err != nil {
 			return fmt.Errorf("write header of %.60q: %w", name, err)
