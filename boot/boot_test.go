@@ -48,6 +48,14 @@ func TestBadConfigIsRefused(t *testing.T) {
 }
 
 func TestResolveFromURL(t *testing.T) {
+	t.Run("with dpkg-deb", testResolveFromURL)
+	t.Run("without", func(t *testing.T) {
+		t.Setenv("PATH", t.TempDir())
+		testResolveFromURL(t)
+	})
+}
+
+func testResolveFromURL(t *testing.T) {
 	data, sum := testPackage()
 	url, requests := server(t, data)
 	steps := map[Step]Progress{}

@@ -27,6 +27,8 @@ type child struct {
 	args   []string
 	dir    string
 	env    []string  // added to that of the process
+	stdin  io.Reader // nil for none
+	stdout io.Writer // nil returns it from run
 	status io.Writer // what it writes to file descriptor 3; nil for none
 }
 
@@ -41,7 +43,10 @@ func (c child) run(ctx context.Context) ([]byte, error) {
 	cmd.Env = append(os.Environ(), c.env...)
 	cmd.WaitDelay = 5 * time.Second // for grandchildren that keep a pipe open
 	var stdout, stderr bounded
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.stdin, &stdout, &stderr
+	if c.stdout != nil {
+		cmd.Stdout = c.stdout
+	}
 	isolate(cmd)
 	wait := func() {}
 	if c.status != nil {

@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"strings"
@@ -88,14 +90,7 @@ func (r *resolver) unpackPackages(ctx context.Context, dir, source string, paths
 	progress := &progressReader{rep: r.rep, step: StepUnpack, total: total}
 	r.rep.report(StepUnpack, 0, total)
 	for _, p := range paths {
-		f, err := os.Open(p)
-		if err != nil {
-			return nil, fmt.Errorf("unpack %s: %w", source, err)
-		}
-		progress.r = &ctxReader{ctx, f}
-		err = deb.Walk(progress, u.visit)
-		_ = f.Close()
-		if err != nil {
+		if err := unpackPackage(ctx, p, progress, u.visit); err != nil {
 			return nil, fmt.Errorf("unpack %s: %w", source, err)
 		}
 	}
@@ -108,6 +103,42 @@ func (r *resolver) unpackPackages(ctx context.Context, dir, source string, paths
 		r.rep.report(StepUnpack, total, total)
 	}
 	return meta, err
+}
+
+// unpackPackage walks the files of a package: by dpkg-deb where the system has it, since that decodes xz on all
+// processors, and by our own reader elsewhere.
+func unpackPackage(ctx context.Context, p string, progress *progressReader, visit deb.VisitFunc) error {
+	f, err := os.Open(p)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	progress.r = &ctxReader{ctx, f}
+	tool, err := exec.LookPath("dpkg-deb")
+	if err != nil {
+		return deb.Walk(progress, visit)
+	}
+	// The end of ctx or of the walk ends the child, whichever comes first.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	pr, pw := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		_, err := child{path: tool, args: []string{"--fsys-tarfile", "-"}, env: []string{"LC_ALL=C"}, stdin: progress, stdout: pw}.run(ctx)
+		_ = pw.CloseWithError(err) // nil is the end of the archive
+		done <- err
+	}()
+	err = deb.WalkTar(pr, visit)
+	if err == nil {
+		_, err = io.Copy(io.Discard, pr) // what follows the archive's end, so that the child ends by itself
+	} else {
+		cancel()
+	}
+	_ = pr.Close()
+	if cerr := <-done; err == nil && cerr != nil {
+		err = fmt.Errorf("%w: %w", errs.ErrCorrupt, cerr)
+	}
+	return err
 }
 
 // kernelFromURL takes a package from a URL.
