@@ -64,10 +64,12 @@ func (a *agent) run(ctx context.Context) error {
 	}()
 	methods := a.methods()
 	a.vsock.serve = methods.ServeConn
-	go func() { failed <- a.prepare(ctx, mods) }()
+	early := make(chan struct{})
+	go func() { failed <- a.prepare(ctx, mods, early) }()
 	if err := loadModules(bootfs.Pick(mods, bootfs.Early)); err != nil {
 		return err
 	}
+	close(early)
 	a.phases.done("early modules")
 	ports.handle(uevent.Event{Action: uevent.Rescan})
 	go func() {
@@ -89,18 +91,19 @@ func (a *agent) run(ctx context.Context) error {
 
 // prepare does what the first answer need not wait for. Create waits for it. What goes wrong with containers is for
 // those who create one; it does not keep the agent from answering.
-func (a *agent) prepare(ctx context.Context, mods []bootfs.Module) error {
-	err := a.prepareContainers(mods)
+func (a *agent) prepare(ctx context.Context, mods []bootfs.Module, early <-chan struct{}) error {
+	err := a.prepareContainers(mods, early)
 	a.box.Ready(err)
 	a.box.HandleDevice(uevent.Event{Action: uevent.Rescan})
 	a.phases.done("containers")
 	return a.vsock.run(ctx)
 }
 
-func (a *agent) prepareContainers(mods []bootfs.Module) error {
+func (a *agent) prepareContainers(mods []bootfs.Module, early <-chan struct{}) error {
 	if err := setUp(); err != nil {
 		return err
 	}
+	<-early // late modules need them
 	if err := loadModules(bootfs.Pick(mods, bootfs.Late)); err != nil {
 		return err
 	}
