@@ -21,7 +21,7 @@ const (
 type command struct {
 	spec    vm.Spec // completed, with absolute paths
 	accel   vm.Accelerator
-	process bool // the host can rename a process
+	linux   bool // of the host: processes can be renamed, and there is seccomp
 
 	qmpFD, consoleFD, agentFD int // sockets that QEMU inherits
 
@@ -45,14 +45,14 @@ func join(parts ...[]string) []string {
 // base is the machine without anything in it.
 func (c command) base() []string {
 	name := "guest=" + c.spec.Name
-	if c.process {
+	if c.linux {
 		name += ",process=" + c.spec.Name
 	}
 	accel := string(c.accel)
 	if c.accel == vm.AcceleratorTCG {
 		accel = "tcg,thread=multi"
 	}
-	return []string{
+	a := []string{
 		"-name", name,
 		"-machine", c.machine(),
 		"-accel", accel,
@@ -60,8 +60,11 @@ func (c command) base() []string {
 		"-smp", strconv.Itoa(c.spec.CPUs),
 		"-nodefaults", "-no-user-config", "-no-reboot",
 		"-display", "none",
-		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 	}
+	if c.linux {
+		a = append(a, "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+	}
+	return a
 }
 
 func (c command) machine() string {

@@ -105,7 +105,7 @@ func (d *Driver) Start(ctx context.Context, spec vm.Spec) (vm.Instance, error) {
 	}
 	log := d.log.With("machine", spec.Name)
 	log.Info("starting QEMU", "binary", path, "accelerator", string(accel), "reason", reason)
-	inst, err := start(ctx, log, path, command{spec: spec, accel: accel, process: canRenameProcess})
+	inst, err := start(ctx, log, path, command{spec: spec, accel: accel, linux: h.os == "linux"})
 	if err != nil {
 		return nil, fmt.Errorf("start machine %s: %w", spec.Name, err)
 	}

@@ -16,8 +16,6 @@ import (
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 )
 
-const canRenameProcess = true
-
 // process is a running QEMU.
 type process struct {
 	cmd  *exec.Cmd
@@ -28,7 +26,8 @@ type process struct {
 // firstFD is the number under which a child finds the first of its extra files.
 const firstFD = 3
 
-// startProcess starts a program with files as its descriptors from firstFD on and nothing else of this process.
+// startProcess starts a program with files as its descriptors from firstFD on and nothing else that this process has
+// opened. What this process was itself given without close-on-exec passes on, as it does to every child of a Go program.
 //
 // The kernel kills the child when the thread that made it ends, so that it cannot outlive this process whatever ends
 // that. Go may end a thread any time, therefore one goroutine keeps the thread for itself as long as the child lives.

@@ -10,8 +10,6 @@ import (
 	"os"
 )
 
-const canRenameProcess = false
-
 const firstFD = 3
 
 // process is a running QEMU.
