@@ -109,7 +109,7 @@ func findAgentSource(ctx context.Context) (agentSource, error) {
 			return agentSource{dir: dir}, nil
 		}
 	}
-	tool, err := goTool(runtime.GOROOT())
+	tool, err := goTool(usualGo)
 	if err != nil {
 		return agentSource{}, err
 	}
@@ -145,11 +145,14 @@ func hasAgent(dir string) bool {
 	return err == nil && info.IsDir()
 }
 
-// goTool returns the path of the go command: that of the PATH, or that of the toolchain this program was built with.
-func goTool(goroot string) (string, error) {
+// usualGo is where Go's own packages install it. Services and graphical sessions often lack it on their PATH.
+const usualGo = "/usr/local/go/bin/go"
+
+// goTool returns the path of the go command: that of the PATH, or else the usual one if it exists.
+func goTool(usual string) (string, error) {
 	tool, err := exec.LookPath("go")
-	if err != nil && goroot != "" {
-		tool, err = exec.LookPath(filepath.Join(goroot, "bin", "go"))
+	if err != nil {
+		tool, err = exec.LookPath(usual)
 	}
 	if err != nil {
 		return "", fmt.Errorf("build agent: %w: there is no Go toolchain; install Go, or build the agent elsewhere with CGO_ENABLED=0 GOOS=linux "+
@@ -222,7 +225,7 @@ func (r *resolver) buildAgent(ctx context.Context, src agentSource) (*entry, err
 	}
 	return r.store.obtain(ctx, kindAgent, key, func(ctx context.Context, dir string) (any, error) {
 		r.rep.report(StepAgent, 0, 1)
-		tool, err := goTool(runtime.GOROOT())
+		tool, err := goTool(usualGo)
 		if err != nil {
 			return nil, err
 		}

@@ -89,7 +89,7 @@ func TestCancelledBuildLeavesNothing(t *testing.T) {
 
 func TestWithoutToolchainTheErrorSaysWhatToDo(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	_, err := goTool(t.TempDir())
+	_, err := goTool(filepath.Join(t.TempDir(), "go"))
 	require.ErrorIs(t, err, errs.ErrUnavailable)
 	require.ErrorContains(t, err, "install Go")
 	require.ErrorContains(t, err, "name the file in Agent")

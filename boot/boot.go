@@ -79,7 +79,8 @@ const (
 	StepCompose  Step = "compose initramfs"
 )
 
-// Assets are what a machine boots from. The files stay as they are: another kernel or agent gets other paths.
+// Assets are what a machine boots from. The files stay as they are, since another kernel or agent gets other paths, and
+// are kept for 30 days after the last Resolve that returned them.
 type Assets struct {
 	Arch      string // of the guest, as GOARCH
 	Release   string // of the kernel, like "6.1.0-56-cloud-amd64"; "" where nothing tells

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"runtime"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 )
@@ -52,6 +51,6 @@ func (r *resolver) checkAgent(ctx context.Context) error {
 	if _, err := findAgentSource(ctx); err != nil {
 		return err
 	}
-	_, err := goTool(runtime.GOROOT())
+	_, err := goTool(usualGo)
 	return err
 }

@@ -6,9 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"sync/atomic"
 	"testing"
 
@@ -79,10 +77,7 @@ func standIn(t *testing.T, program string) string {
 
 func needGo(t *testing.T) string {
 	t.Helper()
-	p, err := exec.LookPath(filepath.Join(runtime.GOROOT(), "bin", "go"))
-	if err != nil {
-		p, err = exec.LookPath("go")
-	}
+	p, err := goTool(usualGo)
 	require.NoError(t, err, "the tests are run by go, so it is there")
 	return p
 }

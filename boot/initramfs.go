@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/arcboxlabs/arcbox-go/boot/internal/cpio"
 	"github.com/arcboxlabs/arcbox-go/internal/bootfs"
@@ -27,6 +28,7 @@ func (r *resolver) initramfs(ctx context.Context, kernel *entry, meta kernelMeta
 	}
 	key := r.cfg.Arch + "-" + digest(parts...)[:32]
 	return r.store.obtain(ctx, kindInitramfs, key, func(ctx context.Context, dir string) (any, error) {
+		r.store.prune(time.Now())
 		r.rep.report(StepCompose, 0, 1)
 		f, err := os.OpenFile(filepath.Join(dir, initramfsName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {

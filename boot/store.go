@@ -97,7 +97,11 @@ func (s *store) find(ctx context.Context, kind, key string) (*entry, error) {
 		return nil, err
 	}
 	defer unlock()
-	return s.open(kind, key)
+	e, err := s.open(kind, key)
+	if err == nil {
+		e.mark(time.Now())
+	}
+	return e, err
 }
 
 // buildFunc fills dir, which is empty, and returns what the record shall say beside the files.

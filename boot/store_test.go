@@ -189,3 +189,32 @@ func TestDirectoryThatIsAFile(t *testing.T) {
 	_, err := openStore(p, slog.New(slog.DiscardHandler))
 	require.ErrorContains(t, err, "make boot cache")
 }
+
+func TestUnusedEntriesAreRemovedAfterAMonth(t *testing.T) {
+	s := testStore(t)
+	var calls atomic.Int32
+	for _, key := range []string{"old", "busy", "used", "young"} {
+		_, err := s.obtain(t.Context(), kindAgent, key, filler(&calls, key))
+		require.NoError(t, err)
+	}
+	long := time.Now().Add(-2 * keepUnused)
+	for _, key := range []string{"old", "busy", "used"} {
+		require.NoError(t, os.Chtimes(filepath.Join(s.dir, kindAgent, key, recordName), long, long))
+	}
+	_, err := s.find(t.Context(), kindAgent, "used")
+	require.NoError(t, err)
+	unlock, err := s.lock(t.Context(), kindAgent+"-busy", false)
+	require.NoError(t, err)
+	s.prune(time.Now())
+	unlock()
+	var left []string
+	names, err := os.ReadDir(filepath.Join(s.dir, kindAgent))
+	require.NoError(t, err)
+	for _, n := range names {
+		left = append(left, n.Name())
+	}
+	require.Equal(t, []string{"busy", "used", "young"}, left)
+	_, err = s.obtain(t.Context(), kindAgent, "old", filler(&calls, "old"))
+	require.NoError(t, err)
+	require.EqualValues(t, 5, calls.Load())
+}
