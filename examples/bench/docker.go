@@ -1,0 +1,81 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/arcboxlabs/arcbox-go"
+)
+
+// docker measures docker run and arcbox in turn. It starts a dockerd of its own.
+func (b *suite) docker() error {
+	host := "unix://" + filepath.Join(b.dir, "docker.sock")
+	ctx, cancel := context.WithCancel(b.ctx)
+	defer cancel()
+	daemon := exec.CommandContext(ctx, "dockerd", "--host", host, "--data-root", filepath.Join(b.dir, "docker"),
+		"--exec-root", filepath.Join(b.dir, "docker-run"), "--pidfile", filepath.Join(b.dir, "docker.pid"),
+		"--bridge=none", "--iptables=false", "--ip6tables=false")
+	daemon.Cancel = func() error { return daemon.Process.Signal(os.Interrupt) }
+	log, err := daemon.StderrPipe()
+	if err != nil {
+		return err
+	}
+	if err := daemon.Start(); err != nil {
+		return fmt.Errorf("start dockerd (install docker.io): %w", err)
+	}
+	defer func() { _ = daemon.Wait() }()
+	defer cancel()
+	if err := daemonReady(bufio.NewScanner(log)); err != nil {
+		return err
+	}
+	docker := func(args ...string) error {
+		out, err := exec.CommandContext(ctx, "docker", append([]string{"--host", host}, args...)...).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("docker %s: %w: %s", args[0], err, out)
+		}
+		return nil
+	}
+	if err := docker("load", "-i", b.archive); err != nil {
+		return err
+	}
+	return b.withMachine(func(rt *arcbox.Runtime) error {
+		var theirs, ours []float64
+		for range 3 * b.rounds {
+			began := time.Now()
+			if err := docker("run", "--rm", "--network=none", imageName, "true"); err != nil {
+				return err
+			}
+			theirs = append(theirs, ms(time.Since(began)))
+			d, err := start(ctx, rt)
+			if err != nil {
+				return err
+			}
+			ours = append(ours, ms(d))
+		}
+		report("docker_run_ms", "ms", theirs)
+		report("arcbox_run_ms", "ms", ours)
+		return nil
+	})
+}
+
+// daemonReady reads dockerd's log until it says that it listens, and lets it write on.
+func daemonReady(log *bufio.Scanner) error {
+	var last string
+	for log.Scan() {
+		last = log.Text()
+		if strings.Contains(last, "API listen on") {
+			go func() {
+				for log.Scan() {
+				}
+			}()
+			return nil
+		}
+	}
+	return fmt.Errorf("dockerd ended: %s", last)
+}

@@ -1,0 +1,81 @@
+// Bench measures arcbox on this machine and prints lines of "BENCH name value unit". Every value is a median. It asserts
+// nothing: machines differ, and are noisy. Compare values of one run with each other.
+//
+//	floor_boot_ms       QEMU alone with the same kernel, kernel command line, processor and accelerator: exec to /init's first line
+//	cold_boot_ms        Runtime wants a machine, to its agent's answer
+//	container_start_ms  RunContainer of true in a running machine, from the call to the exit
+//	first_run_ms        a new process, image in the store: from its start to the container's first output, VM included
+//	layer_convert_mb_s  an uncompressed layer into the store, digests and ext4 image included
+//	docker_run_ms       with -docker: docker run of the same image with a running dockerd, network off, to its exit
+//	arcbox_run_ms       with -docker: the same by arcbox in a running machine, measured in turn with it
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"time"
+
+	"github.com/arcboxlabs/arcbox-go"
+)
+
+func main() {
+	rounds := flag.Int("n", 5, "boots to measure; containers are measured 5 times as often")
+	docker := flag.Bool("docker", false, "compare with docker: starts a dockerd, as root")
+	first := flag.String("first-run", "", "run one container from this data directory and end (used by the benchmark itself)")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	var err error
+	if *first != "" {
+		err = firstRun(ctx, *first)
+	} else {
+		err = bench(ctx, *rounds, *docker)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func bench(ctx context.Context, rounds int, docker bool) error {
+	dir, err := os.MkdirTemp("", "arcbox-bench-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	b := &suite{ctx: ctx, dir: dir, rounds: rounds}
+	steps := []func() error{b.prepare, b.boots, b.containers, b.firstRuns, b.layers}
+	if docker {
+		steps = append(steps, b.docker)
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// suite is one run of all measurements.
+type suite struct {
+	ctx     context.Context
+	dir     string
+	rounds  int
+	archive string // of the image
+}
+
+func (b *suite) config() arcbox.Config {
+	return arcbox.Config{DataDir: b.dir, VM: arcbox.VMConfig{CPUs: 2, Memory: 512 << 20}}
+}
+
+// report prints the median.
+func report(name, unit string, values []float64) {
+	slices.Sort(values)
+	fmt.Printf("BENCH %s %.1f %s\n", name, values[len(values)/2], unit)
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
