@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/arcboxlabs/arcbox-go"
+	"github.com/arcboxlabs/arcbox-go/boot"
+	"github.com/arcboxlabs/arcbox-go/vm"
+)
+
+// cli is one call of the command.
+type cli struct {
+	in       *os.File
+	out, err *os.File
+	flags    globalFlags
+	start    func(context.Context, arcbox.ContainerSpec, arcbox.PullPolicy) error // of run; nil is runContainer
+}
+
+// globalFlags are the flags that all commands have.
+type globalFlags struct {
+	dataDir string
+	bootDir string
+	arch    string
+	cpus    int
+	memory  int64 // MiB
+	accel   string
+	quiet   bool
+	verbose bool
+	console bool
+}
+
+// exitError is an error that has an exit code of its own. Its error may be nil: then nothing is printed.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit code %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+// run executes the command line and returns the exit code.
+func (c *cli) run(ctx context.Context, args []string) int {
+	root := c.command()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	var exit *exitError
+	switch {
+	case err == nil:
+		return 0
+	case !errors.As(err, &exit):
+		exit = &exitError{1, err}
+	}
+	if exit.err != nil {
+		fmt.Fprintln(c.err, "arcbox:", exit.err)
+	}
+	return exit.code
+}
+
+func (c *cli) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "arcbox",
+		Short:         "Run Linux containers in a virtual machine of their own, without a daemon",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetIn(c.in)
+	root.SetOut(c.out)
+	root.SetErr(c.err)
+	root.CompletionOptions.DisableDefaultCmd = true
+	f := root.PersistentFlags()
+	f.StringVar(&c.flags.dataDir, "data-dir", "", "keep images and boot files in `directory` (default: arcbox in the user's data directory)")
+	f.StringVar(&c.flags.bootDir, "boot-dir", "", "keep kernels in `directory` (default: boot in the data directory)")
+	f.StringVar(&c.flags.arch, "arch", "", "architecture of the machine, amd64 or arm64 (default: the host's)")
+	f.IntVar(&c.flags.cpus, "cpus", 0, "virtual processors of the machine (default: the host's, at most 4)")
+	f.Int64Var(&c.flags.memory, "memory", 0, "memory of the machine in `MiB` (default 1024)")
+	f.StringVar(&c.flags.accel, "accel", "auto", "accelerator: auto, kvm or tcg")
+	f.BoolVarP(&c.flags.quiet, "quiet", "q", false, "show no progress")
+	f.BoolVar(&c.flags.verbose, "verbose", false, "tell on stderr what is done and decided")
+	f.BoolVar(&c.flags.console, "console", false, "show the machine's console on stderr")
+	root.AddCommand(c.runCommand(), c.imagesCommand(), c.loadCommand(), c.pullCommand(), c.psCommand(), c.doctorCommand())
+	return root
+}
+
+// config is what the flags say, with progress going to d.
+func (c *cli) config(d *display) arcbox.Config {
+	cfg := arcbox.Config{
+		DataDir: c.flags.dataDir,
+		VM:      arcbox.VMConfig{Arch: c.flags.arch, CPUs: c.flags.cpus, Memory: c.flags.memory << 20},
+		Boot: arcbox.BootConfig{
+			Dir:      c.flags.bootDir,
+			Progress: func(p boot.Progress) { d.update(string(p.Step), p.Done, p.Total) },
+		},
+	}
+	if c.flags.accel != "auto" {
+		cfg.VM.Accelerator = vm.Accelerator(c.flags.accel)
+	}
+	if c.flags.console {
+		cfg.VM.Console = c.err
+	}
+	if c.flags.verbose {
+		cfg.Logger = slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	return cfg
+}
+
+// display shows progress on stderr: bars on a terminal, lines elsewhere, nothing with --quiet.
+func (c *cli) display() *display {
+	switch {
+	case c.flags.quiet:
+		return nil
+	case term.IsTerminal(int(c.err.Fd())) && !c.flags.verbose && !c.flags.console:
+		return &display{w: c.err, now: time.Now, width: func() int {
+			if w, _, err := term.GetSize(int(c.err.Fd())); err == nil && w > 0 {
+				return w
+			}
+			return 80
+		}}
+	}
+	return &display{w: c.err, now: time.Now}
+}
+
+// withRuntime calls fn with a Runtime and closes it afterwards.
+func (c *cli) withRuntime(d *display, fn func(*arcbox.Runtime) error) error {
+	rt, err := arcbox.New(c.config(d))
+	if err != nil {
+		return err
+	}
+	err = fn(rt)
+	if cerr := rt.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
