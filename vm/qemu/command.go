@@ -19,9 +19,9 @@ const (
 
 // command is everything a QEMU command line depends on. args turns it into text and looks at nothing else.
 type command struct {
-	spec    vm.Spec // completed, with absolute paths
-	accel   vm.Accelerator
-	linux   bool // of the host: processes can be renamed, and there is seccomp
+	spec  vm.Spec // completed, with absolute paths
+	accel vm.Accelerator
+	linux bool // of the host: processes can be renamed, and there is seccomp
 
 	qmpFD, consoleFD, agentFD int // sockets that QEMU inherits
 
