@@ -90,11 +90,10 @@ func (s *sandbox) Start(ctx context.Context) (int, error) {
 	stop := context.AfterFunc(ctx, func() { s.cgroup.kill() })
 	defer stop()
 	defer s.report.Close()
-	_, err := s.start.Write([]byte{0})
+	_, startErr := s.start.Write([]byte{0})
 	s.start.Close()
-	if err != nil && !errors.Is(err, unix.EPIPE) { // it has ended: the report tells why
-		_ = s.cgroup.kill()
-		return 0, fmt.Errorf("start the process: %w", err)
+	if startErr != nil {
+		_ = s.cgroup.kill() // it has ended, most likely: its report tells why
 	}
 	b, err := io.ReadAll(io.LimitReader(s.report, 64))
 	if err != nil {
@@ -106,6 +105,8 @@ func (s *sandbox) Start(ctx context.Context) (int, error) {
 	switch {
 	case ctx.Err() != nil:
 		return 0, ctx.Err()
+	case err == nil && startErr != nil:
+		return 0, fmt.Errorf("start the process: it has ended before: %w", startErr)
 	case err == nil:
 		s.executed = true
 		return s.child.PID(), nil

@@ -34,15 +34,17 @@ type container struct {
 	sb   Sandbox       // set before state leaves creating
 	io   *stdio        // the same
 
-	mu      sync.Mutex
-	state   state
-	started bool // the command was executed
-	exit    api.Exit
-	at      time.Time // of the exit
+	settled chan struct{} // closed when the container was started, or is removed without
+	settle  sync.Once
+
+	mu    sync.Mutex
+	state state
+	exit  api.Exit
+	at    time.Time // of the exit
 }
 
 func newContainer(id string) *container {
-	return &container{id: id, turn: make(chan struct{}, 1), done: make(chan struct{})}
+	return &container{id: id, turn: make(chan struct{}, 1), done: make(chan struct{}), settled: make(chan struct{})}
 }
 
 // lock takes the turn. unlock gives it back.
@@ -74,10 +76,12 @@ func (c *container) move(from, to state) error {
 	return nil
 }
 
-// watch waits for the process's end and records it. It returns the event to publish, of kind "" where the command never
-// ran and nobody waits for its end.
+// watch waits for the process's end and records it. It returns the event to publish, of kind "" where the container is
+// removed without a start. A process that ends before its start, because its surroundings cannot be made, is a created
+// container still: the start tells what is wrong.
 func (c *container) watch() api.Event {
 	exit := c.sb.Wait()
+	<-c.settled
 	c.mu.Lock()
 	c.exit, c.at = exit, time.Now()
 	c.mu.Unlock()
@@ -102,6 +106,7 @@ func (c *container) start(ctx context.Context) (int, error) {
 	if err := c.move(created, starting); err != nil {
 		return 0, err
 	}
+	c.release()
 	pid, err := c.sb.Start(ctx)
 	if err != nil {
 		// The process is gone or about to be: nobody may find a container that is starting for ever.
@@ -115,6 +120,9 @@ func (c *container) start(ctx context.Context) (int, error) {
 	}
 	return pid, nil
 }
+
+// release lets watch record the end of the process.
+func (c *container) release() { c.settle.Do(func() { close(c.settled) }) }
 
 func (c *container) kill(signal string) error {
 	n, err := ParseSignal(signal)

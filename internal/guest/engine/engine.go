@@ -183,6 +183,7 @@ func (e *Engine) removeContainer(ctx context.Context, c *container, force bool) 
 	case st == running && !force:
 		return fmt.Errorf("remove container %s: %w: it is running: stop it first, or force the removal", c.id, errs.ErrConflict)
 	}
+	c.release()
 	if err := c.sb.Remove(); err != nil {
 		return fmt.Errorf("remove container %s: %w", c.id, err)
 	}
