@@ -162,6 +162,6 @@ func TestX(t *testing.T) { synctest.Test(t, func(*testing.T) { time.Sleep(1) }) 
 
 func TestPlacesAndModuleLinesAreFound(t *testing.T) {
 	require.Len(t, places("see /wor"+"k/main and \"/roo"+"t/x\""), 2)
-	require.Empty(t, places("a/work"+"/x https://x/home"+"/y ../root"+"/z /work"))
+	require.Empty(t, places("a/wor"+"k/main https://x/roo"+"t/y ../roo"+"t/z /wor"+"k /home/user"))
 	require.Len(t, modLines("module x\n\ntool y\nreplace a => b\n"), 2)
 }
