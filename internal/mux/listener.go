@@ -115,7 +115,7 @@ func guestHandshake(r *bufio.Reader, w io.Writer) error {
 				return fmt.Errorf("write to the link: %w", err)
 			}
 		case kind == kindGo && asked && n == want:
-			return nil
+			return take(r)
 		}
 	}
 }

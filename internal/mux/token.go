@@ -32,15 +32,17 @@ func token(kind string, n nonce) []byte {
 	return append(b, n[:]...)
 }
 
-// scan reads until it has read a token and returns its kind, which may be one that does not exist, and its nonce. An
-// error of the reader leaves what may be the begin of a token in r, so that scan can be called again.
+// scan reads until it has come to a token, and returns its kind, which may be one that does not exist, and its nonce. It
+// has then read the prefix only: what looks like the rest may be the begin of a token that somebody wrote after half of
+// another. take reads the rest. An error of the reader leaves what may be the begin of a token in r, so that scan can be
+// called again.
 func scan(r *bufio.Reader) (kind string, n nonce, err error) {
 	for {
 		b, err := r.Peek(tokenSize)
 		if len(b) == tokenSize && bytes.HasPrefix(b, []byte(tokenPrefix)) {
 			kind = string(b[len(tokenPrefix):][:kindSize])
 			copy(n[:], b[len(tokenPrefix)+kindSize:])
-			_, err := r.Discard(tokenSize)
+			_, err := r.Discard(len(tokenPrefix))
 			return kind, n, err
 		}
 		// Skip to the next place at which a token can begin, over all that is buffered.
@@ -50,6 +52,12 @@ func scan(r *bufio.Reader) (kind string, n nonce, err error) {
 			return "", n, err
 		}
 	}
+}
+
+// take reads the rest of the token that scan has come to.
+func take(r *bufio.Reader) error {
+	_, err := r.Discard(kindSize + nonceSize)
+	return err
 }
 
 // noToken returns how many bytes at the begin of b are surely not the begin of a token.
@@ -74,7 +82,7 @@ func scanFor(r *bufio.Reader, kind string, n nonce) error {
 			return err
 		}
 		if k == kind && got == n {
-			return nil
+			return take(r)
 		}
 	}
 }
