@@ -50,8 +50,9 @@ func (r *resolver) initramfs(ctx context.Context, kernel *entry, meta kernelMeta
 	})
 }
 
-// compose writes the archive. It is not compressed: QEMU copies it into the guest's memory at no cost, while an emulated
-// guest would spend longer on unpacking it than on anything else before the agent.
+// compose writes the archive. It is not compressed: a hypervisor copies it into the guest's memory at next to no cost,
+// while an emulated guest has to unpack it. For an archive of 4.9 MB that takes 74 million guest instructions with gzip,
+// 70 million with zstd and 24 million with lz4, of 1.6 billion for the whole boot.
 func compose(w io.Writer, modules string, meta kernelMeta, agent string) error {
 	c := cpio.NewWriter(w)
 	for _, d := range []string{"dev", "etc/arcbox", "lib/modules", "proc", "run", "sys", "tmp"} {
