@@ -6,6 +6,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 MODULES     := . examples
 FOREIGN     := darwin windows
 FUZZTIME    ?= 20s
+PKGS        ?= ./...
 
 .PHONY: help
 help: ## list the targets
@@ -34,8 +35,8 @@ bench: ## measure: lines of "BENCH name value unit"
 	@cd examples && $(GO) run ./bench
 
 .PHONY: fuzz
-fuzz: ## run each fuzz target for FUZZTIME (20s)
-	@$(GO) list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./... | while read -r pkg; do \
+fuzz: ## run each fuzz target of PKGS (all) for FUZZTIME (20s)
+	@$(GO) list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' $(PKGS) | while read -r pkg; do \
 		$(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' | while read -r target; do \
 			echo "$$pkg $$target"; \
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
