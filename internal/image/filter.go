@@ -30,10 +30,11 @@ type filter struct {
 	tree   *tree
 	entry  int   // index of the current entry
 	bytes  int64 // content of files so far
+	buf    []byte
 }
 
 func newFilter(l Limits) *filter {
-	return &filter{limits: l, tree: newTree(l.LayerEntries)}
+	return &filter{limits: l, tree: newTree(l.LayerEntries), buf: make([]byte, 64<<10)}
 }
 
 // each calls do for every entry that makes something, with a clean header.
@@ -73,7 +74,7 @@ func (f *filter) stream(r *tar.Reader, w *tar.Writer) error {
 		if err != nil || !emit {
 			return err
 		}
-		return copyEntry(w, h, r)
+		return f.copyEntry(w, h, r)
 	})
 	if err != nil {
 		return err
@@ -81,14 +82,14 @@ func (f *filter) stream(r *tar.Reader, w *tar.Writer) error {
 	return w.Close()
 }
 
-func copyEntry(w *tar.Writer, h *tar.Header, r io.Reader) error {
+func (f *filter) copyEntry(w *tar.Writer, h *tar.Header, r io.Reader) error {
 	if err := w.WriteHeader(h); err != nil {
 		return fmt.Errorf("write header of %.60q: %w", h.Name, err)
 	}
 	if h.Size == 0 {
 		return nil
 	}
-	_, err := io.Copy(w, r)
+	_, err := io.CopyBuffer(w, r, f.buf)
 	return err
 }
 

@@ -176,7 +176,7 @@ func (p *plan) write(f *filter, r *tar.Reader, w *tar.Writer) error {
 			return fmt.Errorf("write header of %.60q: %w", name, err)
 		}
 	}
-	if err := f.each(r, func(h *tar.Header) error { return p.emit(h, f.entry, r, w) }); err != nil {
+	if err := f.each(r, func(h *tar.Header) error { return p.emit(f, h, r, w) }); err != nil {
 		return err
 	}
 	for _, name := range p.whiteouts {
@@ -193,8 +193,8 @@ func (p *plan) write(f *filter, r *tar.Reader, w *tar.Writer) error {
 
 const overlayOpaque = "trusted.overlay.opaque"
 
-func (p *plan) emit(h *tar.Header, entry int, r io.Reader, w *tar.Writer) error {
-	names := p.names[entry]
+func (p *plan) emit(f *filter, h *tar.Header, r io.Reader, w *tar.Writer) error {
+	names := p.names[f.entry]
 	if len(names) == 0 {
 		return nil
 	}
@@ -210,7 +210,7 @@ func (p *plan) emit(h *tar.Header, entry int, r io.Reader, w *tar.Writer) error 
 			h.Name = "./"
 		}
 	}
-	if err := copyEntry(w, h, r); err != nil {
+	if err := f.copyEntry(w, h, r); err != nil {
 		return err
 	}
 	for _, name := range names[1:] {
