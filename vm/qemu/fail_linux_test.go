@@ -33,8 +33,6 @@ func anyFile(t *testing.T) vm.Spec {
 	return vm.Spec{Kernel: path, Accelerator: vm.AcceleratorTCG}
 }
 
-const greeting = `{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": ""}, "capabilities": ["oob"]}}`
-
 func TestStartOfBrokenQEMU(t *testing.T) {
 	for name, c := range map[string]struct{ script, text string }{
 		"ends at once":        {"echo bad luck >&2; exit 3", "exit status 3): bad luck"},

@@ -10,6 +10,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
@@ -40,6 +41,7 @@ type Instance struct {
 	err    error
 
 	session *mux.Session
+	vsockUp atomic.Bool // the guest has answered on AF_VSOCK
 
 	mu      sync.Mutex
 	wg      sync.WaitGroup // goroutines that work for the machine

@@ -66,7 +66,8 @@ const (
 	dialRetryMax = 100 * time.Millisecond
 )
 
-// dialVsock dials until the guest listens.
+// dialVsock dials until the guest listens. A guest that has listened once is up, so that from then on a port on which
+// nobody listens is an error at once.
 func (i *Instance) dialVsock(ctx context.Context, port uint32) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -74,7 +75,11 @@ func (i *Instance) dialVsock(ctx context.Context, port uint32) (net.Conn, error)
 	for wait := dialRetry; ; wait = min(2*wait, dialRetryMax) {
 		c, err := vsock.DialContext(ctx, i.cid, port, nil)
 		if err == nil {
+			i.vsockUp.Store(true)
 			return c, nil
+		}
+		if i.vsockUp.Load() && errors.Is(err, unix.ECONNRESET) {
+			return nil, fmt.Errorf("%w: nothing listens on port %d of the guest: %w", errs.ErrUnavailable, port, err)
 		}
 		t := time.NewTimer(wait)
 		select {

@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -28,15 +27,6 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// testTimeout is far above what a boot takes on a slow and busy machine.
-const testTimeout = 2 * time.Minute
-
-func testContext(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 // skipOrFail ends a test that cannot have a machine: with a failure where one was asked for, and by skipping it where the
 // error says that this host has none.
 func skipOrFail(t testing.TB, err error) {
@@ -48,8 +38,10 @@ func skipOrFail(t testing.TB, err error) {
 	require.NoError(t, err)
 }
 
-// assets are the kernel and the initramfs with the suite's init, made once for all tests.
-var assets = sync.OnceValues(func() (*boot.Assets, error) {
+// assets are the kernel and the initramfs with the suite's init for this architecture, made once for all tests.
+var assets = sync.OnceValues(func() (*boot.Assets, error) { return makeAssets(runtime.GOARCH) })
+
+func makeAssets(arch string) (*boot.Assets, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return nil, err
@@ -61,12 +53,14 @@ var assets = sync.OnceValues(func() (*boot.Assets, error) {
 	defer os.RemoveAll(dir)
 	agent := filepath.Join(dir, "init")
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", agent, "../vmtest/guest/init")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build the suite's init: %w: %s", err, out)
 	}
-	return boot.Resolve(context.Background(), boot.Config{Dir: filepath.Join(cache, "arcbox-test", "boot"), Agent: agent})
-})
+	return boot.Resolve(context.Background(), boot.Config{
+		Dir: filepath.Join(cache, "arcbox-test", "boot"), Arch: arch, Agent: agent,
+	})
+}
 
 // testSpec is a machine that runs the suite's init.
 func testSpec(t testing.TB) vm.Spec {
@@ -79,10 +73,6 @@ func testSpec(t testing.TB) vm.Spec {
 		skipOrFail(t, err)
 	}
 	return vm.Spec{Kernel: a.Kernel, Initramfs: a.Initramfs}
-}
-
-func testLogger(t testing.TB) *slog.Logger {
-	return slog.New(slog.NewTextHandler(t.Output(), nil))
 }
 
 // startT starts a machine and closes it when the test ends. A failed test shows the console.
