@@ -22,7 +22,8 @@ type Command func(ctx context.Context, p *Process) int
 
 // Agent is a running agent. Make one with New.
 type Agent struct {
-	// OnPoweroff is called after a Poweroff was answered, once. Nil does nothing. Set it before the first call.
+	// OnPoweroff is called once, when the caller of a Poweroff has its reply. Nil does nothing. Set it before the first
+	// call. It must not wait for Close.
 	OnPoweroff func()
 
 	engine *engine.Engine
@@ -49,12 +50,13 @@ func New(commands map[string]Command, missing ...string) *Agent {
 	api.Handle(&a.mux, api.VsockCheck, func(context.Context, api.VsockCheckRequest) (api.VsockCheckReply, error) {
 		return api.VsockCheckReply{}, fmt.Errorf("check vsock: %w: there is no kernel", errs.ErrUnsupported)
 	})
-	api.Handle(&a.mux, api.Poweroff, func(ctx context.Context, _ api.PoweroffRequest) (api.PoweroffReply, error) {
-		err := a.engine.Close(ctx)
+	api.HandleThen(&a.mux, api.Poweroff, func(ctx context.Context, _ api.PoweroffRequest) (api.PoweroffReply, error) {
+		return api.PoweroffReply{}, a.engine.Close(ctx)
+	}, func(ctx context.Context) {
+		<-ctx.Done()
 		if a.OnPoweroff != nil {
-			a.off.Do(func() { a.conns.Go(a.OnPoweroff) })
+			a.off.Do(a.OnPoweroff)
 		}
-		return api.PoweroffReply{}, err
 	})
 	return a
 }
@@ -98,7 +100,7 @@ func (a *Agent) begin() bool {
 }
 
 // Close ends the agent as a crash of its machine would: streams break, processes are killed. It returns when all of them
-// have ended. A second call waits too. OnPoweroff must not call it, or not wait for it.
+// have ended. A second call waits too.
 func (a *Agent) Close() {
 	a.mu.Lock()
 	a.closed = true

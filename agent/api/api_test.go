@@ -104,6 +104,29 @@ func TestCancelledCallCancelsTheHandler(t *testing.T) {
 	<-ended
 }
 
+func TestThenRunsWhenTheCallerHasTheReply(t *testing.T) {
+	m := &Mux{}
+	got, ran := make(chan struct{}), make(chan struct{})
+	HandleThen(m, echo, func(_ context.Context, req text) (text, error) {
+		if req.S == "" {
+			return text{}, errs.ErrInvalid
+		}
+		return req, nil
+	}, func(ctx context.Context) {
+		<-ctx.Done()
+		<-got
+		close(ran)
+	})
+	dial := serve(t, m)
+	_, err := Call(t.Context(), dial, echo, text{})
+	require.ErrorIs(t, err, errs.ErrInvalid)
+	rep, err := Call(t.Context(), dial, echo, text{"x"})
+	require.NoError(t, err)
+	require.Equal(t, "x", rep.S)
+	close(got)
+	<-ran
+}
+
 func TestServeConnEndsWithItsContext(t *testing.T) {
 	m := &Mux{}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -119,7 +142,7 @@ func TestServeConnEndsWithItsContext(t *testing.T) {
 		m.ServeConn(ctx, far)
 	}()
 	_, err := Call(t.Context(), func(context.Context) (net.Conn, error) { return near, nil }, echo, text{})
-	require.ErrorIs(t, err, errs.ErrUnavailable)
+	require.Error(t, err) // that of the handler, or of the broken stream
 	<-done
 }
 

@@ -167,16 +167,28 @@ func (m *Mux) add(name string, h func(context.Context, json.RawMessage, *Stream)
 
 // Handle registers fn for a method. Its context ends when the caller goes away. A panic in fn becomes an error.
 func Handle[Req, Rep any](m *Mux, method Method[Req, Rep], fn func(context.Context, Req) (Rep, error)) {
+	HandleThen(m, method, fn, func(context.Context) {})
+}
+
+// HandleThen is Handle for a method that does something after its reply was sent: then is called with a context that
+// ends when the caller has closed the stream, as Call does once it has the reply. It is not called where fn returns an
+// error.
+func HandleThen[Req, Rep any](m *Mux, method Method[Req, Rep], fn func(context.Context, Req) (Rep, error), then func(context.Context)) {
 	m.add(method.Name, func(ctx context.Context, body json.RawMessage, s *Stream) error {
 		var req Req
 		if err := json.Unmarshal(body, &req); err != nil {
 			return fmt.Errorf("%w request: %w", errs.ErrInvalid, err)
 		}
-		rep, err := fn(s.CloseRead(ctx), req)
+		ctx = s.CloseRead(ctx)
+		rep, err := fn(ctx, req)
 		if err != nil {
 			return err
 		}
-		return s.SendJSON(FrameReply, rep)
+		if err := s.SendJSON(FrameReply, rep); err != nil {
+			return err
+		}
+		then(ctx)
+		return nil
 	})
 }
 

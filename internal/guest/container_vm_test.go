@@ -24,7 +24,7 @@ func TestContainer(t *testing.T) {
 		env | sort
 		readlink /proc/self/ns/pid >/dev/null && echo proc
 		ip addr show lo | grep -c 127.0.0.1
-		ls -d /proc/[0-9]* | wc -l
+		echo /proc/[0-9]*
 		echo > /dev/null && head -c 4 /dev/zero | wc -c
 		ls /dev
 		cat /proc/self/oom_score_adj
@@ -41,7 +41,7 @@ PWD=/
 SHLVL=1
 proc
 1
-3
+/proc/1
 4
 console
 core

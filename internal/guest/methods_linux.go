@@ -17,7 +17,7 @@ func (a *agent) methods() *api.Mux {
 	a.engine.Register(m)
 	api.Handle(m, api.Ping, a.ping)
 	api.Handle(m, api.VsockCheck, a.vsock.check)
-	api.Handle(m, api.Poweroff, a.poweroff)
+	api.HandleThen(m, api.Poweroff, a.prepareOff, off)
 	a.vsock.ping = a.ping
 	return m
 }
@@ -42,25 +42,28 @@ const (
 	replyTime  = time.Second      // for the host to take the reply
 )
 
-func (a *agent) poweroff(ctx context.Context, _ api.PoweroffRequest) (api.PoweroffReply, error) {
-	// The power goes even when the host does not wait for it.
-	rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTime)
+// prepareOff ends everything. It goes on when the host does not wait for it.
+func (a *agent) prepareOff(ctx context.Context, _ api.PoweroffRequest) (api.PoweroffReply, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTime)
 	defer cancel()
-	if err := a.engine.Close(rctx); err != nil {
-		fmt.Fprintf(os.Stderr, "arcbox: power off: %v\n", err)
+	if err := a.engine.Close(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "arcbox-agent: power off: %v\n", err) // the power goes all the same
 	}
 	a.box.Close()
 	unix.Sync()
-	go func() {
-		timer := time.NewTimer(replyTime)
-		defer timer.Stop()
-		select {
-		case <-ctx.Done(): // the host has closed the stream: it has the reply
-		case <-timer.C:
-		}
-		if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
-			panic(fmt.Sprintf("power off: %v", err)) // ends the guest all the same
-		}
-	}()
 	return api.PoweroffReply{}, nil
+}
+
+// off takes the power away when the host has the reply.
+func off(ctx context.Context) {
+	timer := time.NewTimer(replyTime)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
+		fmt.Fprintf(os.Stderr, "arcbox-agent: power off: %v\n", err)
+		os.Exit(1) // the kernel panics, which ends the machine too
+	}
 }

@@ -69,11 +69,21 @@ func (e *Engine) Close(ctx context.Context) error {
 	return errors.Join(left...)
 }
 
+// get finds a container that was created.
 func (e *Engine) get(id string) (*container, error) {
+	c, err := e.find(id)
+	if err == nil && c.get() == creating {
+		return nil, fmt.Errorf("container %.150q: %w: it is being created", id, errs.ErrNotFound)
+	}
+	return c, err
+}
+
+// find finds a container, one that is being created included.
+func (e *Engine) find(id string) (*container, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	c := e.containers[id]
-	if c == nil || c.get() == creating {
+	if c == nil {
 		return nil, fmt.Errorf("container %.150q: %w", id, errs.ErrNotFound)
 	}
 	return c, nil
@@ -120,6 +130,10 @@ func (e *Engine) create(ctx context.Context, req api.CreateRequest) (_ api.Creat
 		}
 	}()
 	sb, err := e.backend.Create(ctx, req)
+	if err == nil && ctx.Err() != nil { // nobody will know that it is there
+		err = errors.Join(ctx.Err(), sb.Remove())
+		closeStdio(sb.Stdio())
+	}
 	if err != nil {
 		return api.CreateReply{}, fmt.Errorf("create container %s: %w", req.ID, err)
 	}
@@ -164,8 +178,9 @@ func (e *Engine) kill(_ context.Context, req api.KillRequest) (api.KillReply, er
 	return api.KillReply{}, c.kill(req.Signal)
 }
 
+// remove waits for the creation of a container that is being created: its creator may have gone in the middle of it.
 func (e *Engine) remove(ctx context.Context, req api.RemoveRequest) (api.RemoveReply, error) {
-	c, err := e.get(req.ID)
+	c, err := e.find(req.ID)
 	if err != nil {
 		return api.RemoveReply{}, err
 	}

@@ -181,3 +181,15 @@ func (s *subscriber) close() {
 	s.wake.Signal()
 	s.io.space.Broadcast()
 }
+
+// closeStdio closes the agent's ends of a process's stdio.
+func closeStdio(ends Stdio) {
+	if ends.Stdin != nil {
+		ends.Stdin.Close()
+	}
+	for _, r := range []Reader{ends.Stdout, ends.Stderr} {
+		if r != nil {
+			r.Close()
+		}
+	}
+}
