@@ -9,9 +9,11 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/require"
 
 	"github.com/arcboxlabs/arcbox-go"
+	"github.com/arcboxlabs/arcbox-go/internal/image/imagetest"
 )
 
 // capture is a file that remembers what is written to it.
@@ -190,4 +192,25 @@ func TestDoctor(t *testing.T) {
 	require.Equal(t, 1, code)
 	require.Empty(t, stdout)
 	require.Contains(t, stderr, "pdp11")
+}
+
+func TestPullShowsEachLayer(t *testing.T) {
+	reg := imagetest.NewRegistry(t)
+	one := imagetest.Files(t, map[string]imagetest.File{"one": {}})
+	two := imagetest.Files(t, map[string]imagetest.File{"two": {}})
+	ref := reg.Push(t, "app", "1", imagetest.Image{Layers: []imagetest.Layer{one, two}})
+	dir := t.TempDir()
+	code, stdout, stderr := call(t, nil, "--data-dir", dir, "pull", ref)
+	require.Zero(t, code, stderr)
+	require.Contains(t, stdout, "pulled "+ref+" ")
+	for _, l := range []imagetest.Layer{one, two} {
+		require.Contains(t, stderr, "layer "+shortID(digest.FromBytes(l.Blob).String())+": done, ")
+	}
+	code, stdout, _ = call(t, nil, "--data-dir", dir, "images")
+	require.Zero(t, code)
+	require.Contains(t, stdout, ref)
+
+	code, _, stderr = call(t, nil, "--data-dir", dir, "pull", reg.Host+"/app:2")
+	require.Equal(t, 1, code)
+	require.Contains(t, stderr, reg.Host+"/app:2")
 }
