@@ -40,7 +40,8 @@ func run() error {
 		case "testinit=exit":
 			os.Exit(3)
 		case "testinit=hang":
-			select {}
+			_, err := unix.Ppoll(nil, nil, nil)
+			return err
 		}
 	}
 	events, err := uevents()
