@@ -137,9 +137,12 @@ func (r *Runtime) publishMachine(t lifecycle.Transition) {
 	if !ok {
 		return
 	}
-	e := event.Event{Kind: kind, Machine: defaultMachine}
+	e := event.Event{Kind: kind, Machine: defaultMachine, Attributes: map[string]string{}}
 	if t.Err != nil {
-		e.Attributes = map[string]string{event.AttrError: t.Err.Error()}
+		e.Attributes[event.AttrError] = t.Err.Error()
+	}
+	if t.RetryIn > 0 {
+		e.Attributes[event.AttrRetryIn] = t.RetryIn.String()
 	}
 	r.events.Publish(e)
 }
