@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -39,6 +40,7 @@ func TestIsolation(t *testing.T) {
 		"files of the agent":  {`probe fds | cut -d" " -f1-3; ls /proc/1/fd | wc -l`, "0 1 2\n3\n"},
 		"signals":             {`probe signals`, "0\n"},
 		"ports and pings":     {`cat /proc/sys/net/ipv4/ip_unprivileged_port_start; cat /proc/sys/net/ipv4/ping_group_range`, "0\n0\t2147483647\n"},
+		"cgroup":              {`cat /proc/self/cgroup; ls -d /sys/fs/cgroup/cgroup.procs`, "0::/\n/sys/fs/cgroup/cgroup.procs\n"},
 		"network of others":   {`ip link | grep -c "^[0-9]"`, "1\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -195,4 +197,30 @@ func BenchmarkContainer(b *testing.B) {
 		require.NoError(b, m.Remove(ctx, api.RemoveRequest{ID: req.ID}))
 		b.StartTimer()
 	}
+}
+
+func TestOtherArchitecture(t *testing.T) {
+	arch := map[string]string{"amd64": "arm64", "arm64": "amd64"}[runtime.GOARCH]
+	m := ownMachine(t, vm.Spec{Arch: arch})
+	for _, tc := range []struct {
+		args []string
+		out  string
+		exit int
+		err  error
+	}{
+		{[]string{"probe", "fds"}, "0 1 2 ", 0, nil},
+		{[]string{"probe", "vsock"}, "answer: false <nil>\n", 0, nil},
+		{[]string{"probe", "signals"}, "0\n", 0, nil},
+		{[]string{"probe", "exit"}, "", 42, nil},
+		{[]string{"nope"}, "", 127, errs.ErrNoCommand},
+		{[]string{"true"}, "", 126, errs.ErrNoExecutable}, // of the host's architecture
+	} {
+		r, err := m.run(t, request(t, tc.args), "")
+		require.ErrorIs(t, err, tc.err)
+		require.Equal(t, tc.exit, r.exit.Code, r.stderr)
+		require.Contains(t, r.stdout, tc.out)
+	}
+	require.NoError(t, m.Poweroff(testContext(t)))
+	<-m.inst.Done()
+	require.NoError(t, m.inst.Err())
 }

@@ -93,11 +93,19 @@ func (a *agent) run(ctx context.Context) error {
 // those who create one; it does not keep the agent from answering.
 func (a *agent) prepare(ctx context.Context, mods []bootfs.Module, early <-chan struct{}) error {
 	err := a.prepareContainers(mods, early)
-	a.box.Ready(err)
+	if err := a.box.Ready(err); err != nil {
+		a.complain(err)
+	}
 	a.box.HandleDevice(uevent.Event{Action: uevent.Rescan})
 	a.phases.done("containers")
-	return a.vsock.run(ctx)
+	if err := a.vsock.run(ctx); err != nil && ctx.Err() == nil {
+		a.complain(err) // the port to the host is there still
+	}
+	return nil
 }
+
+// complain writes an error to the console, where the host finds it.
+func (a *agent) complain(err error) { fmt.Fprintln(os.Stderr, "arcbox-agent:", err) }
 
 func (a *agent) prepareContainers(mods []bootfs.Module, early <-chan struct{}) error {
 	if err := setUp(); err != nil {

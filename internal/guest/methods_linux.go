@@ -47,7 +47,7 @@ func (a *agent) prepareOff(ctx context.Context, _ api.PoweroffRequest) (api.Powe
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTime)
 	defer cancel()
 	if err := a.engine.Close(ctx); err != nil {
-		fmt.Fprintf(os.Stderr, "arcbox-agent: power off: %v\n", err) // the power goes all the same
+		a.complain(fmt.Errorf("power off: %w", err)) // the power goes all the same
 	}
 	a.box.Close()
 	unix.Sync()

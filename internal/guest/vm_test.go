@@ -75,7 +75,7 @@ func bootMachine(ctx context.Context, spec vm.Spec) (_ *machine, err error) {
 	if err != nil {
 		return nil, err
 	}
-	assets, err := boot.Resolve(ctx, boot.Config{Dir: filepath.Join(cache, "arcbox-test", "boot")})
+	assets, err := boot.Resolve(ctx, boot.Config{Dir: filepath.Join(cache, "arcbox-test", "boot"), Arch: spec.Arch})
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +87,7 @@ func bootMachine(ctx context.Context, spec vm.Spec) (_ *machine, err error) {
 			os.RemoveAll(m.dir)
 		}
 	}()
-	files, err := baseFiles(ctx, m.dir)
+	files, err := baseFiles(ctx, m.dir, spec.Arch)
 	if err != nil {
 		return nil, err
 	}
@@ -190,7 +190,8 @@ func writeLayer(path string, files []file) error {
 }
 
 // baseFiles are busybox, the probe, and some things that cannot be executed. Nothing else: no /proc, no /etc, no /tmp.
-func baseFiles(ctx context.Context, dir string) ([]file, error) {
+// For another architecture than the host's there is no busybox.
+func baseFiles(ctx context.Context, dir, arch string) ([]file, error) {
 	busybox, err := os.ReadFile("/bin/busybox")
 	if err != nil {
 		return nil, fmt.Errorf("%w: busybox is not installed: %w", errs.ErrUnavailable, err)
@@ -198,6 +199,9 @@ func baseFiles(ctx context.Context, dir string) ([]file, error) {
 	bin := filepath.Join(dir, "probe")
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", bin, "./testdata/probe")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
+	if arch != "" {
+		cmd.Env = append(cmd.Env, "GOARCH="+arch)
+	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build the probe: %w: %s", err, out)
 	}
@@ -283,6 +287,11 @@ func (m *machine) create(t testing.TB, req api.CreateRequest) {
 	t.Helper()
 	require.NoError(t, m.Create(testContext(t), req))
 	t.Cleanup(func() {
+		select {
+		case <-m.inst.Done():
+			return
+		default:
+		}
 		err := m.Remove(testContext(t), api.RemoveRequest{ID: req.ID, Force: true})
 		if err != nil && !errors.Is(err, errs.ErrNotFound) {
 			t.Error(err)

@@ -37,6 +37,7 @@ const (
 
 // run listens until ctx ends. A kernel without AF_VSOCK is no error.
 func (v *vsockServer) run(ctx context.Context) error {
+	defer v.set(false)
 	l, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, api.Port, nil)
 	if err != nil {
 		return nil
@@ -44,9 +45,7 @@ func (v *vsockServer) run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
 	defer l.Close()
-	v.mu.Lock()
-	v.up = true
-	v.mu.Unlock()
+	v.set(true)
 	var conns sync.WaitGroup
 	defer conns.Wait()
 	for {
@@ -68,6 +67,12 @@ func (v *vsockServer) run(ctx context.Context) error {
 		}
 		conns.Go(func() { v.serveCheck(ctx, c, cookie) })
 	}
+}
+
+func (v *vsockServer) set(up bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.up = up
 }
 
 func (v *vsockServer) listening() bool {

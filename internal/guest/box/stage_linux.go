@@ -74,6 +74,7 @@ func (s *stage) isolate(p *proc.Program) {
 		p.Call("set stdio", unix.SYS_DUP3, uintptr(fd), uintptr(i), 0)
 	}
 	p.Call("make session", unix.SYS_SETSID)
+	p.Try("make keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0)
 	if s.tty {
 		p.Call("set controlling terminal", unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
 	}
