@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 
@@ -19,24 +20,27 @@ import (
 )
 
 // Main is the agent: it boots the guest and serves until the guest is powered off. It never returns but with an error,
-// which is fatal for the guest: when its first process ends, the kernel panics, and the host notices.
-func Main() error {
+// which is fatal for the guest: when its first process ends, the kernel panics, and the host notices. What goes wrong
+// without being fatal is written to console.
+func Main(console io.Writer) error {
 	if os.Getpid() != 1 {
 		return errors.New("the agent is the first process of a guest, and nothing else")
 	}
 	unix.Umask(0) // modes are what they are said to be
-	a := &agent{phases: &phases{}, reaper: proc.NewReaper()}
+	a := &agent{console: console, phases: &phases{}, reaper: proc.NewReaper(), failed: make(chan error, 4)}
 	a.phases.done("exec")
 	return a.run(context.Background())
 }
 
 // agent is the parts of the running agent.
 type agent struct {
-	phases *phases
-	reaper *proc.Reaper
-	box    *box.Box
-	engine *engine.Engine
-	vsock  vsockServer
+	console io.Writer
+	failed  chan error // what ends the agent, or nil for a part that has ended well
+	phases  *phases
+	reaper  *proc.Reaper
+	box     *box.Box
+	engine  *engine.Engine
+	vsock   vsockServer
 }
 
 func (a *agent) run(ctx context.Context) error {
@@ -55,9 +59,8 @@ func (a *agent) run(ctx context.Context) error {
 	ports := newPorts()
 	a.box = box.New(a.reaper)
 	a.engine = engine.New(a.box)
-	failed := make(chan error, 4)
 	go func() {
-		failed <- events.Run(func(e uevent.Event) {
+		a.failed <- events.Run(func(e uevent.Event) {
 			ports.handle(e)
 			a.box.HandleDevice(e)
 		})
@@ -65,7 +68,7 @@ func (a *agent) run(ctx context.Context) error {
 	methods := a.methods()
 	a.vsock.serve = methods.ServeConn
 	early := make(chan struct{})
-	go func() { failed <- a.prepare(ctx, mods, early) }()
+	go func() { a.failed <- a.prepare(ctx, mods, early) }()
 	if err := loadModules(bootfs.Pick(mods, bootfs.Early)); err != nil {
 		return err
 	}
@@ -80,10 +83,10 @@ func (a *agent) run(ctx context.Context) error {
 			l.Handle(api.Port, func(c net.Conn) { methods.ServeConn(ctx, c) })
 			err = l.Serve(ctx, port)
 		}
-		failed <- err
+		a.failed <- err
 	}()
 	for {
-		if err := <-failed; err != nil {
+		if err := <-a.failed; err != nil {
 			return err
 		}
 	}
@@ -105,7 +108,7 @@ func (a *agent) prepare(ctx context.Context, mods []bootfs.Module, early <-chan 
 }
 
 // complain writes an error to the console, where the host finds it.
-func (a *agent) complain(err error) { fmt.Fprintln(os.Stderr, "arcbox-agent:", err) }
+func (a *agent) complain(err error) { fmt.Fprintln(a.console, "arcbox-agent:", err) }
 
 func (a *agent) prepareContainers(mods []bootfs.Module, early <-chan struct{}) error {
 	if err := setUp(); err != nil {

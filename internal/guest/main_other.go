@@ -2,7 +2,10 @@
 
 package guest
 
-import "errors"
+import (
+	"errors"
+	"io"
+)
 
 // Main is the agent. It runs on Linux only: elsewhere it returns ErrUnsupported.
-func Main() error { return errors.ErrUnsupported }
+func Main(io.Writer) error { return errors.ErrUnsupported }

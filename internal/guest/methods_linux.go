@@ -3,7 +3,6 @@ package guest
 import (
 	"context"
 	"fmt"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,7 +16,7 @@ func (a *agent) methods() *api.Mux {
 	a.engine.Register(m)
 	api.Handle(m, api.Ping, a.ping)
 	api.Handle(m, api.VsockCheck, a.vsock.check)
-	api.HandleThen(m, api.Poweroff, a.prepareOff, off)
+	api.HandleThen(m, api.Poweroff, a.prepareOff, a.off)
 	a.vsock.ping = a.ping
 	return m
 }
@@ -55,7 +54,7 @@ func (a *agent) prepareOff(ctx context.Context, _ api.PoweroffRequest) (api.Powe
 }
 
 // off takes the power away when the host has the reply.
-func off(ctx context.Context) {
+func (a *agent) off(ctx context.Context) {
 	timer := time.NewTimer(replyTime)
 	defer timer.Stop()
 	select {
@@ -63,7 +62,6 @@ func off(ctx context.Context) {
 	case <-timer.C:
 	}
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
-		fmt.Fprintf(os.Stderr, "arcbox-agent: power off: %v\n", err)
-		os.Exit(1) // the kernel panics, which ends the machine too
+		a.failed <- fmt.Errorf("power off: %w", err) // ends the machine too
 	}
 }

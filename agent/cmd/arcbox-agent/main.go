@@ -10,9 +10,7 @@ import (
 )
 
 func main() {
-	// Where the first process ends, the kernel panics and the host notices.
-	if err := guest.Main(); err != nil {
-		fmt.Fprintln(os.Stderr, "arcbox-agent:", err)
-		os.Exit(1)
-	}
+	// Main returns when something fatal has happened. When the first process ends, the kernel panics and the host notices.
+	fmt.Fprintln(os.Stderr, "arcbox-agent:", guest.Main(os.Stderr))
+	os.Exit(1)
 }

@@ -205,11 +205,11 @@ func hostname(req api.CreateRequest) string {
 	return req.ID[:min(12, len(req.ID))]
 }
 
-// commandError turns the failure to execute a command into an error of the wire, and the exit code that goes with it.
-func commandError(f *proc.Failure) (error, int) {
+// commandError turns the failure to execute a command into the exit code and the error that go with it.
+func commandError(f *proc.Failure) (int, error) {
 	switch f.Errno {
 	case unix.ENOENT, unix.ENOTDIR, unix.ENAMETOOLONG, unix.ELOOP:
-		return fmt.Errorf("%w: %w", errs.ErrNoCommand, f), 127
+		return 127, fmt.Errorf("%w: %w", errs.ErrNoCommand, f)
 	}
-	return fmt.Errorf("%w: %w", errs.ErrNoExecutable, f), 126
+	return 126, fmt.Errorf("%w: %w", errs.ErrNoExecutable, f)
 }

@@ -56,7 +56,7 @@ func TestCommandErrors(t *testing.T) {
 		unix.ENOENT: 127, unix.ENOTDIR: 127, unix.ELOOP: 127, unix.ENAMETOOLONG: 127,
 		unix.EACCES: 126, unix.ENOEXEC: 126, unix.EPERM: 126, unix.EISDIR: 126, unix.E2BIG: 126,
 	} {
-		err, code := commandError(&proc.Failure{What: "execute x", Errno: errno, Exec: true})
+		code, err := commandError(&proc.Failure{What: "execute x", Errno: errno, Exec: true})
 		require.Equal(t, want, code, errno)
 		require.ErrorIs(t, err, errno)
 		sentinel := errs.ErrNoCommand

@@ -111,7 +111,7 @@ func (s *sandbox) Start(ctx context.Context) (int, error) {
 		s.executed = true
 		return s.child.PID(), nil
 	case errors.As(err, &f) && f.Exec:
-		err, s.code = commandError(f)
+		s.code, err = commandError(f)
 		return 0, err
 	case errors.As(err, &f) && isUserError(f):
 		return 0, fmt.Errorf("%w: %w", errs.ErrInvalid, f)

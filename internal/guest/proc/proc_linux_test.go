@@ -15,14 +15,14 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // run forks p and returns its failure and its end.
-func run(t *testing.T, p *Program, flags uintptr) (error, unix.WaitStatus) {
+func run(t *testing.T, p *Program, flags uintptr) (unix.WaitStatus, error) {
 	t.Helper()
 	r := NewReaper()
 	defer r.Close()
 	return runIn(t, r, p, flags)
 }
 
-func runIn(t *testing.T, r *Reaper, p *Program, flags uintptr) (error, unix.WaitStatus) {
+func runIn(t *testing.T, r *Reaper, p *Program, flags uintptr) (unix.WaitStatus, error) {
 	t.Helper()
 	report, reportW, err := os.Pipe()
 	require.NoError(t, err)
@@ -37,7 +37,7 @@ func runIn(t *testing.T, r *Reaper, p *Program, flags uintptr) (error, unix.Wait
 	<-c.Done()
 	failure := p.Decode(b)
 	p.Close()
-	return failure, c.Status()
+	return c.Status(), failure
 }
 
 func TestProgramExecutesACommand(t *testing.T) {
@@ -48,7 +48,7 @@ func TestProgramExecutesACommand(t *testing.T) {
 	p.Call("mask", unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, p.Bytes(make([]byte, 8)), 0, 8)
 	p.Exec("/nonexistent/sh", p.Strs([]string{"sh"}), p.Strs(nil))
 	p.Exec("/bin/sh", p.Strs([]string{"sh", "-c", `echo "$A" "$1" $$; exit 7`, "sh", "x y"}), p.Strs([]string{"A=b c"}))
-	failure, status := run(t, p, unix.CLONE_NEWPID)
+	status, failure := run(t, p, unix.CLONE_NEWPID)
 	w.Close()
 	require.NoError(t, failure)
 	require.Equal(t, 7, status.ExitStatus())
@@ -96,7 +96,7 @@ func TestProgramReportsTheStepThatFailed(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			p := NewProgram()
 			tc.build(p)
-			failure, status := run(t, p, 0)
+			status, failure := run(t, p, 0)
 			var got *Failure
 			require.ErrorAs(t, failure, &got)
 			require.Equal(t, tc.want, *got)
@@ -112,7 +112,7 @@ func TestRegistersCarryResults(t *testing.T) {
 	fd := p.Call("open", unix.SYS_OPENAT, ^uintptr(99), p.Str(path), unix.O_CREAT|unix.O_WRONLY, 0o600).Save()
 	p.Call("write", unix.SYS_WRITE, 0, p.Str("hello"), 5).Arg(0, fd)
 	p.Call("exit", unix.SYS_EXIT_GROUP, 5)
-	failure, status := run(t, p, 0)
+	status, failure := run(t, p, 0)
 	require.NoError(t, failure)
 	require.Equal(t, 5, status.ExitStatus())
 	b, err := os.ReadFile(path)
