@@ -7,7 +7,6 @@ import (
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/distribution/reference"
-	"github.com/opencontainers/go-digest"
 )
 
 // maxRef bounds a reference before it is parsed; the longest valid one is shorter.
@@ -45,10 +44,4 @@ var shortID = regexp.MustCompile(`^[0-9a-f]{4,64}$`)
 func idPrefix(ref string) (string, bool) {
 	hex := strings.TrimPrefix(ref, "sha256:")
 	return hex, shortID.MatchString(hex)
-}
-
-// fullID returns the ID a reference spells out whole.
-func fullID(ref string) (digest.Digest, bool) {
-	hex, ok := idPrefix(ref)
-	return digest.NewDigestFromEncoded(digest.SHA256, hex), ok && len(hex) == 64
 }

@@ -123,8 +123,7 @@ func (t *tree) dir(parts []string, create bool) (*node, []string, error) {
 		if !create && (child == nil || child.ino == nil) {
 			return nil, nil, nil
 		}
-		// Copied, not appended in place: the caller may keep the path.
-		names = append(slices.Clip(names), p)
+		names = append(names, p)
 		if child == nil || child.ino == nil {
 			made, err := t.imply(parent, names, child != nil)
 			if err != nil {
@@ -191,7 +190,7 @@ func (t *tree) find(name string) (place, error) {
 	if err != nil {
 		return place{}, err
 	}
-	full := append(slices.Clip(names), last)
+	full := append(names, last)
 	if n := pathLen(full); n > maxPath {
 		return place{}, fmt.Errorf("name %.60q has %d bytes once its links are followed, at most %d: %w", name, n, maxPath, errs.ErrInvalid)
 	}
