@@ -2,6 +2,8 @@ package box
 
 import (
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -9,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/guest/engine"
 	"github.com/arcboxlabs/arcbox-go/internal/guest/proc"
 )
 
@@ -149,4 +152,13 @@ func TestCloseAllBut(t *testing.T) {
 		require.Positive(t, p.Len())
 		p.Close()
 	}
+}
+
+func TestOptionsOfAllLayersFitIntoAPage(t *testing.T) {
+	var dirs []string
+	for i := range engine.MaxLayers {
+		dirs = append(dirs, filepath.Join(layersDir, strconv.Itoa(1_000_000+i)))
+	}
+	s := scratch{filepath.Join(containersDir, strings.Repeat("x", engine.MaxID))}
+	require.Less(t, len(mountOptions(dirs, s)), 4096)
 }

@@ -81,7 +81,7 @@ const maxFsconfig = 255
 func mountRoot(lower []string, s scratch) (int, error) {
 	dirs := strings.Join(lower, ":")
 	if len(dirs) > maxFsconfig {
-		return mountRootOld(dirs, s)
+		return mountRootOld(mountOptions(lower, s), s)
 	}
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
@@ -103,13 +103,17 @@ func mountRoot(lower []string, s scratch) (int, error) {
 	return fd, nil
 }
 
+// mountOptions returns the options of a container's overlay in one text.
+func mountOptions(lower []string, s scratch) string {
+	return "lowerdir=" + strings.Join(lower, ":") + ",upperdir=" + s.upper() + ",workdir=" + s.work()
+}
+
 // mountRootOld does the same with mount, which takes a page of options.
-func mountRootOld(dirs string, s scratch) (int, error) {
+func mountRootOld(opts string, s scratch) (int, error) {
 	at := s.dir + "/m"
 	if err := os.MkdirAll(at, 0o700); err != nil {
 		return -1, fmt.Errorf("mount overlay: %w", err)
 	}
-	opts := "lowerdir=" + dirs + ",upperdir=" + s.upper() + ",workdir=" + s.work()
 	if len(opts) >= os.Getpagesize() {
 		return -1, fmt.Errorf("mount overlay: %d bytes of options are more than a page", len(opts))
 	}

@@ -54,7 +54,7 @@ func main() {
 		var all [][]byte
 		for {
 			b := make([]byte, 1<<20)
-			for i := range b {
+			for i := 0; i < len(b); i += 4096 {
 				b[i] = 1
 			}
 			all = append(all, b)
