@@ -78,7 +78,9 @@ func disk(serial string) string {
 	for _, p := range pages {
 		if b, err := os.ReadFile(p); err == nil && len(b) > 4 && strings.TrimSpace(string(b[4:])) == serial {
 			dev := filepath.Join("/dev", filepath.Base(filepath.Dir(filepath.Dir(p))))
-			if _, err := os.Stat(dev); err == nil {
+			// The kernel makes the node before it can be opened, and sends the event after that.
+			if f, err := os.Open(dev); err == nil {
+				f.Close()
 				return dev
 			}
 		}
