@@ -222,3 +222,27 @@ func run(t testing.TB, rt *arcbox.Runtime, spec arcbox.ContainerSpec, opts arcbo
 }
 
 func sh(script string) []string { return []string{"sh", "-c", script} }
+
+// ownerArg makes the test binary the owner of a Runtime that is killed.
+const ownerArg = "arcbox-test-owner"
+
+// owner runs a container, says so, and waits to be killed.
+func owner(args []string) {
+	rt, err := arcbox.New(arcbox.Config{
+		DataDir: args[0], VM: arcbox.VMConfig{CPUs: 1, Memory: 512 << 20}, Boot: arcbox.BootConfig{Dir: args[1]},
+	})
+	if err == nil {
+		fmt.Println("made")
+		_, err = rt.LoadImage(context.Background(), args[2], arcbox.LoadOptions{})
+	}
+	if err == nil {
+		fmt.Println("loaded")
+		_, err = rt.RunContainer(context.Background(), arcbox.ContainerSpec{Image: "busybox:test", Args: sh("sleep 1000")}, arcbox.RunOptions{})
+	}
+	if err != nil {
+		fmt.Println("error:", err)
+		os.Exit(1)
+	}
+	fmt.Println("running")
+	select {}
+}

@@ -316,30 +316,6 @@ func qemuOf(t *testing.T, pid int, rt *arcbox.Runtime) []string {
 	return out
 }
 
-// ownerArg makes the test binary the owner of a Runtime that is killed.
-const ownerArg = "arcbox-test-owner"
-
-// owner runs a container, says so, and waits to be killed.
-func owner(args []string) {
-	rt, err := arcbox.New(arcbox.Config{
-		DataDir: args[0], VM: arcbox.VMConfig{CPUs: 1, Memory: 512 << 20}, Boot: arcbox.BootConfig{Dir: args[1]},
-	})
-	if err == nil {
-		fmt.Println("made")
-		_, err = rt.LoadImage(context.Background(), args[2], arcbox.LoadOptions{})
-	}
-	if err == nil {
-		fmt.Println("loaded")
-		_, err = rt.RunContainer(context.Background(), arcbox.ContainerSpec{Image: "busybox:test", Args: sh("sleep 1000")}, arcbox.RunOptions{})
-	}
-	if err != nil {
-		fmt.Println("error:", err)
-		os.Exit(1)
-	}
-	fmt.Println("running")
-	select {}
-}
-
 // TestKilledOwnerLeavesNothing kills a program that uses arcbox with SIGKILL, at several moments, and finds no process of
 // its left; the same data directory works on.
 func TestKilledOwnerLeavesNothing(t *testing.T) {
