@@ -15,12 +15,11 @@ import (
 const Window = 512 << 10
 
 // A frame is a header of one byte kind, three bytes zero, four bytes stream id and four bytes argument, big endian, and
-// for frameData as many bytes of payload as the argument says. A frame is at most as long as what a virtio-serial port
-// takes in one write.
+// for frameData as many bytes of payload as the argument says.
 const (
 	headerSize = 12
-	maxFrame   = 32 << 10
-	maxPayload = maxFrame - headerSize
+	maxPayload = 32 << 10 // the size of the buffers of io.Copy, so that each makes one frame
+	maxFrame   = headerSize + maxPayload
 	readBuffer = 64 << 10
 	outLimit   = 256 << 10 // bytes that wait for the link before writers wait
 )
