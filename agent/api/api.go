@@ -25,6 +25,20 @@ var (
 	Remove     = Method[RemoveRequest, RemoveReply]{"remove"}
 	Attach     = StreamMethod[AttachRequest]{"attach"}
 	Events     = StreamMethod[EventsRequest]{"events"}
+
+	Configure   = Method[ConfigureRequest, ConfigureReply]{"configure"}
+	Pause       = Method[PauseRequest, PauseReply]{"pause"}
+	Update      = Method[UpdateRequest, UpdateReply]{"update"}
+	Stats       = Method[StatsRequest, StatsReply]{"stats"}
+	Top         = Method[TopRequest, TopReply]{"top"}
+	ExecInspect = Method[ExecInspectRequest, ExecInspectReply]{"exec-inspect"}
+	Stat        = Method[StatRequest, StatReply]{"stat"}
+	Diff        = Method[DiffRequest, DiffReply]{"diff"}
+	Exec        = StreamMethod[ExecRequest]{"exec"}
+	Logs        = StreamMethod[LogsRequest]{"logs"}
+	CopyFrom    = StreamMethod[CopyFromRequest]{"copy-from"}
+	CopyTo      = StreamMethod[CopyToRequest]{"copy-to"}
+	Export      = StreamMethod[ExportRequest]{"export"}
 )
 
 // PingRequest asks whether the agent answers.
@@ -60,95 +74,6 @@ type PoweroffRequest struct{}
 // PoweroffReply is sent before the power goes.
 type PoweroffReply struct{}
 
-// Layer is a read-only disk that holds one layer of an image as an ext4 file system.
-type Layer struct {
-	Serial string `json:"serial"` // of the disk, at most 20 bytes
-}
-
-// Size is the size of a terminal in characters.
-type Size struct {
-	Rows uint16 `json:"rows"`
-	Cols uint16 `json:"cols"`
-}
-
-// Process is what runs in a container.
-type Process struct {
-	Args         []string `json:"args"`
-	Env          []string `json:"env,omitempty"`
-	Cwd          string   `json:"cwd,omitempty"`  // "" is /; made where it does not exist
-	User         string   `json:"user,omitempty"` // user[:group], names or numbers; names are looked up in the container's own files
-	TTY          bool     `json:"tty,omitempty"`
-	Size         Size     `json:"size,omitzero"`   // of the terminal at the start
-	Stdin        bool     `json:"stdin,omitempty"` // false: stdin is /dev/null
-	Capabilities []string `json:"capabilities"`    // CAP_ names of the bounding set, and of the permitted and effective one of root; nil is the default, empty is none
-}
-
-// CreateRequest describes a container. It carries everything: creating takes one request and one reply.
-type CreateRequest struct {
-	ID       string  `json:"id"`
-	Layers   []Layer `json:"layers"` // lowest first
-	Process  Process `json:"process"`
-	Hostname string  `json:"hostname,omitempty"` // "" is the first 12 characters of ID
-}
-
-// CreateReply is empty.
-type CreateReply struct{}
-
-// StartRequest starts the process of a created container.
-type StartRequest struct {
-	ID string `json:"id"`
-}
-
-// StartReply is sent when the process has been executed. A command that does not exist or cannot be executed is an
-// error instead (no_command, no_executable), and the container has exited with 127 or 126.
-type StartReply struct {
-	PID int `json:"pid"` // in the guest's own PID namespace
-}
-
-// WaitRequest waits for the end of a container's process, at once where it has ended.
-type WaitRequest struct {
-	ID string `json:"id"`
-}
-
-// Exit is how a process ended.
-type Exit struct {
-	Code      int    `json:"code"`             // 128 plus the signal's number where a signal ended it
-	Signal    string `json:"signal,omitempty"` // name without SIG
-	OOMKilled bool   `json:"oom_killed,omitempty"`
-}
-
-// WaitReply tells how the process ended.
-type WaitReply struct {
-	Exit Exit      `json:"exit"`
-	At   time.Time `json:"at"`
-}
-
-// KillRequest sends a signal to a container's process.
-type KillRequest struct {
-	ID     string `json:"id"`
-	Signal string `json:"signal"` // name with or without SIG, or a number
-}
-
-// KillReply is empty.
-type KillReply struct{}
-
-// RemoveRequest removes a container and what it wrote. A running one is ErrConflict unless Force is set.
-type RemoveRequest struct {
-	ID    string `json:"id"`
-	Force bool   `json:"force,omitempty"`
-}
-
-// RemoveReply is empty.
-type RemoveReply struct{}
-
-// AttachRequest connects a stream to the stdio of a container, before its start or after. Frames from the host:
-// FrameStdin, FrameResize, FrameSignal. Frames from the guest: FrameStdout, FrameStderr, and FrameExit as the last.
-// Closing the stream detaches; the process goes on.
-type AttachRequest struct {
-	ID    string `json:"id"`
-	Stdin bool   `json:"stdin,omitempty"` // this stream feeds stdin
-}
-
 // EventsRequest subscribes to what happens in the guest.
 type EventsRequest struct{}
 
@@ -168,5 +93,6 @@ type EventKind string
 // The events of the guest.
 const (
 	EventExit EventKind = "exit" // a container's process has ended and its output has been read to the end
+	EventOOM  EventKind = "oom"  // the kernel killed a process of a container for lack of memory
 	EventLost EventKind = "lost" // stands in place of events that a slow subscriber did not get
 )

@@ -23,6 +23,7 @@ const (
 	FrameSignal                       // JSON: string, a signal's name without SIG
 	FrameExit                         // JSON: Exit; the last frame of a stream
 	FrameEvent                        // JSON: Event
+	FrameLog                          // JSON: LogRecord
 	frameEnd
 )
 
