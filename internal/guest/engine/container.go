@@ -85,15 +85,16 @@ func (c *container) watch() api.Event {
 	c.mu.Lock()
 	c.exit, c.at = exit, time.Now()
 	c.mu.Unlock()
-	c.io.finish(exit)
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	e := api.Event{ID: c.id, Exit: exit, At: c.at}
-	if c.state != created {
-		e.Kind = api.EventExit
-	}
-	c.state = exited
-	close(c.done)
+	c.io.finish(exit, func() { // before a subscriber learns the exit: it may remove the container at once
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.state != created {
+			e.Kind = api.EventExit
+		}
+		c.state = exited
+		close(c.done)
+	})
 	return e
 }
 

@@ -115,8 +115,9 @@ func (o *stdio) full() bool {
 	return false
 }
 
-// finish is called once when the process has ended. It reads what is left of the output and tells the subscribers.
-func (o *stdio) finish(exit api.Exit) {
+// finish is called once when the process has ended. It reads what is left of the output, calls settled, and tells the
+// subscribers.
+func (o *stdio) finish(exit api.Exit, settled func()) {
 	o.mu.Lock()
 	o.ended = true
 	o.space.Broadcast()
@@ -130,6 +131,7 @@ func (o *stdio) finish(exit api.Exit) {
 		o.input.close()
 	}
 	o.pumps.Wait()
+	settled()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.over, o.exit = true, exit

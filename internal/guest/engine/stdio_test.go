@@ -49,7 +49,7 @@ func TestSubscribersGetAllFromTheirSubscriptionOn(t *testing.T) {
 	io.WriteString(stderr, "bad")
 	stdout.Close()
 	stderr.Close()
-	o.finish(api.Exit{Code: 3})
+	o.finish(api.Exit{Code: 3}, func() {})
 	want := map[api.FrameType]string{api.FrameStdout: "two", api.FrameStderr: "bad"}
 	require.Equal(t, want, collect(early))
 	require.Equal(t, want, collect(late))
@@ -91,7 +91,7 @@ func TestFullSubscriberHoldsTheProcessUntilItLeaves(t *testing.T) {
 		require.Equal(t, 100*api.ChunkSize, <-written)
 		stdout.Close()
 		stderr.Close()
-		o.finish(api.Exit{})
+		o.finish(api.Exit{}, func() {})
 	})
 }
 
@@ -107,7 +107,7 @@ func TestExitDoesNotWaitForASlowSubscriber(t *testing.T) {
 		}()
 		synctest.Wait()
 		stderr.Close()
-		o.finish(api.Exit{}) // returns, with all of the output in the queue
+		o.finish(api.Exit{}, func() {}) // returns, with all of the output in the queue
 		require.Equal(t, 20*api.ChunkSize, len(collect(slow)[api.FrameStdout]))
 	})
 }
@@ -119,7 +119,7 @@ func TestExitDoesNotWaitForEverForAnOpenPipe(t *testing.T) {
 		stderr.Close()
 		go io.WriteString(stdout, "last words") // and then silence: somebody holds the pipe
 		began := time.Now()
-		o.finish(api.Exit{})
+		o.finish(api.Exit{}, func() {})
 		require.LessOrEqual(t, time.Since(began), 3*drainTime)
 		require.Equal(t, "last words", collect(s)[api.FrameStdout])
 	})
