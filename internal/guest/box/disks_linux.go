@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/guest/uevent"
 )
@@ -47,7 +49,9 @@ func (d *disks) scan() {
 	there := make(map[string]bool)
 	for _, e := range entries {
 		there[e.Name()] = true
-		d.add(e.Name())
+		if opens("/dev/" + e.Name()) {
+			d.add(e.Name())
+		}
 	}
 	d.mu.Lock()
 	var lost []string
@@ -60,6 +64,16 @@ func (d *disks) scan() {
 	for _, name := range lost {
 		d.remove(name)
 	}
+}
+
+// opens tells whether a disk can be opened. The kernel shows a disk before it can be; its event follows when it can.
+func opens(dev string) bool {
+	fd, err := unix.Open(dev, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	unix.Close(fd)
+	return true
 }
 
 func (d *disks) add(name string) {
