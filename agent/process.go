@@ -33,13 +33,30 @@ func (c *Client) Attach(ctx context.Context, req api.AttachRequest, stdout, stde
 	if err != nil {
 		return nil, err
 	}
+	return newProcess(s, stdout, stderr), nil
+}
+
+// Exec runs another process in a running container and connects to its stdio as Attach does. It returns when the command
+// was executed: one that does not exist is ErrNoCommand, one that cannot be executed ErrNoExecutable. Close kills the
+// process, unless the request detaches it: then nothing of it comes here, and Wait returns at once.
+//
+// A container that does not run, or is paused, is ErrConflict.
+func (c *Client) Exec(ctx context.Context, req api.ExecRequest, stdout, stderr io.Writer) (*Process, error) {
+	s, err := open(ctx, c, api.Exec, req)
+	if err != nil {
+		return nil, err
+	}
+	return newProcess(s, stdout, stderr), nil
+}
+
+func newProcess(s *api.Stream, stdout, stderr io.Writer) *Process {
 	p := &Process{s: s, stdin: &stdin{s: s}, done: make(chan struct{}), gone: make(chan struct{})}
 	go func() {
 		defer close(p.done)
 		defer s.Close()
 		p.exit, p.err = p.copy(stdout, stderr)
 	}()
-	return p, nil
+	return p
 }
 
 // copy hands on the output until the exit.
