@@ -92,10 +92,6 @@ func (b *Box) Create(ctx context.Context, req api.CreateRequest) (_ engine.Sandb
 	if b.err != nil {
 		return nil, b.err
 	}
-	caps, err := parseCaps(req.Process.Capabilities)
-	if err != nil {
-		return nil, err
-	}
 	lower, err := b.lowerDirs(ctx, req.Layers)
 	if err != nil {
 		return nil, err
@@ -109,10 +105,13 @@ func (b *Box) Create(ctx context.Context, req api.CreateRequest) (_ engine.Sandb
 		return nil, err
 	}
 	u = append(u, func() { sb.cgroup.remove() })
-	st := &stage{hostname: hostname(req), hide: b.hide, cwd: req.Process.Cwd, caps: caps, args: req.Process.Args, tty: req.Process.TTY}
+	st := &stage{hostname: hostname(req), hide: b.hide}
 	files := &descriptors{}
 	defer files.close() // the child has its own by then
 	if err := prepare(st, files, lower, sb.scratch, req); err != nil {
+		return nil, err
+	}
+	if st.process, err = newProcess(req.Process, st.root); err != nil {
 		return nil, err
 	}
 	if sb.ends, err = openStdio(req.Process, st.pts, st.user); err != nil {
@@ -143,7 +142,7 @@ func (d *descriptors) close() {
 	*d = nil
 }
 
-// prepare makes the file systems of a container and looks up its user.
+// prepare makes the file systems of a container.
 func prepare(st *stage, files *descriptors, lower []string, s scratch, req api.CreateRequest) (err error) {
 	if st.root, err = files.add(mountRoot(lower, s)); err != nil {
 		return err
@@ -164,23 +163,6 @@ func prepare(st *stage, files *descriptors, lower []string, s scratch, req api.C
 			return err
 		}
 		st.files = append(st.files, file{fd, f.path})
-	}
-	passwd, err := readIn(st.root, "etc/passwd")
-	if err != nil {
-		return err
-	}
-	group, err := readIn(st.root, "etc/group")
-	if err != nil {
-		return err
-	}
-	if st.user, err = lookupUser(req.Process.User, passwd, group); err != nil {
-		return err
-	}
-	st.env = req.Process.Env
-	for _, kv := range [][2]string{{"PATH", defaultPath}, {"HOME", st.user.home}} {
-		if _, ok := getenv(st.env, kv[0]); !ok {
-			st.env = append(st.env[:len(st.env):len(st.env)], kv[0]+"="+kv[1])
-		}
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package box
 
 import (
 	"encoding/binary"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -15,21 +14,16 @@ const newRoot = "/run/root"
 
 // stage is what a container's process does before it executes its command.
 type stage struct {
+	process
+
 	// File descriptors of the agent. They are not below 3.
-	stdin, stdout, stderr int
-	root                  int    // mount of the root
-	dev, pts              int    // mounts of /dev and /dev/pts
-	start, report         int    // pipes: see sandbox
-	files                 []file // mounted over files of the container
-	tty                   bool
+	root     int    // mount of the root
+	dev, pts int    // mounts of /dev and /dev/pts
+	start    int    // pipe: see sandbox
+	files    []file // mounted over files of the container
 
 	hostname string
 	hide     hidden
-	cwd      string
-	user     user
-	caps     uint64
-	args     []string
-	env      []string
 }
 
 // file is a mount of one file.
@@ -44,63 +38,26 @@ type hidden struct {
 }
 
 const (
-	atCwd    = ^uintptr(99)       // AT_FDCWD
-	maxFD    = uintptr(1)<<32 - 1 // close_range's end
+	atCwd    = ^uintptr(99) // AT_FDCWD
 	noAccess = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 )
 
 // program returns the system calls of the stage. The caller closes it after the fork.
 func (s *stage) program() *proc.Program {
 	p := proc.NewProgram()
-	s.isolate(p)
+	keep := []int{s.root, s.dev, s.pts, s.start}
+	for _, f := range s.files {
+		keep = append(keep, f.fd)
+	}
+	s.isolate(p, keep)
 	s.enter(p)
 	s.mounts(p)
 	s.mask(p)
 	s.identity(p)
-	s.ready(p)
+	s.become(p, s.start)
+	p.Call("wait for start", unix.SYS_READ, uintptr(s.start), p.Bytes(make([]byte, 1)), 1).Want(1)
 	s.command(p)
 	return p
-}
-
-// isolate lets go of the agent: its memory may not be looked at, its files are closed.
-func (s *stage) isolate(p *proc.Program) {
-	p.Call("become undumpable", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
-	keep := []int{s.stdin, s.stdout, s.stderr, s.root, s.dev, s.pts, s.start, s.report}
-	for _, f := range s.files {
-		keep = append(keep, f.fd)
-	}
-	closeAllBut(p, keep)
-	for i, fd := range []int{s.stdin, s.stdout, s.stderr} {
-		p.Call("set stdio", unix.SYS_DUP3, uintptr(fd), uintptr(i), 0)
-	}
-	p.Call("make session", unix.SYS_SETSID)
-	p.Try("make keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0)
-	if s.tty {
-		p.Call("set controlling terminal", unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
-	}
-	p.Call("set umask", unix.SYS_UMASK, 0o022)
-}
-
-// closeAllBut closes all descriptors from 3 on but those to keep.
-func closeAllBut(p *proc.Program, keep []int) {
-	set := make(map[int]bool)
-	last := 2
-	for _, fd := range keep {
-		set[fd] = true
-		last = max(last, fd)
-	}
-	for from := 3; from <= last; from++ {
-		if set[from] {
-			continue
-		}
-		to := from
-		for !set[to+1] {
-			to++
-		}
-		p.Call("close files", unix.SYS_CLOSE_RANGE, uintptr(from), uintptr(to), 0)
-		from = to
-	}
-	p.Call("close files", unix.SYS_CLOSE_RANGE, uintptr(last+1), maxFD, 0)
 }
 
 // enter makes the container's root the root, and leaves nothing of the agent's file systems.
@@ -186,7 +143,7 @@ func (s *stage) mask(p *proc.Program) {
 	}
 }
 
-// identity sets the host name, the network, the working directory, the limits and whom the process runs as.
+// identity sets the host name and brings up the network.
 func (s *stage) identity(p *proc.Program) {
 	p.Call("set host name", unix.SYS_SETHOSTNAME, p.Str(s.hostname), uintptr(len(s.hostname)))
 	sock := p.Call("open socket", unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0).Save()
@@ -195,110 +152,4 @@ func (s *stage) identity(p *proc.Program) {
 	binary.NativeEndian.PutUint16(ifreq[unix.IFNAMSIZ:], unix.IFF_UP|unix.IFF_RUNNING)
 	p.Call("bring up loopback", unix.SYS_IOCTL, 0, unix.SIOCSIFFLAGS, p.Bytes(ifreq)).Arg(0, sock)
 	p.Call("close socket", unix.SYS_CLOSE).Arg(0, sock)
-	// Before the change of directory nothing of the agent may be open: a path below /proc/self/fd would lead there.
-	closeAllBut(p, []int{s.start, s.report})
-	s.chdir(p)
-	limit := func(what string, soft, hard uint64) {
-		b := binary.NativeEndian.AppendUint64(binary.NativeEndian.AppendUint64(nil, soft), hard)
-		kind := uintptr(unix.RLIMIT_NOFILE)
-		p.Call("set limit of "+what, unix.SYS_PRLIMIT64, 0, kind, p.Bytes(b), 0)
-	}
-	limit("open files", 1024, 1<<19)
-	s.credentials(p)
-}
-
-// chdir goes to the working directory, and makes it where it is not there.
-func (s *stage) chdir(p *proc.Program) {
-	if s.cwd == "" || s.cwd == "/" {
-		return
-	}
-	for i := 1; i < len(s.cwd); i++ {
-		if s.cwd[i] == '/' && s.cwd[i-1] != '/' {
-			p.Try("make directory", unix.SYS_MKDIRAT, atCwd, p.Str(s.cwd[:i]), 0o755)
-		}
-	}
-	at := p.Str(s.cwd)
-	p.Try("make directory", unix.SYS_MKDIRAT, atCwd, at, 0o755)
-	p.Call("enter working directory "+s.cwd, unix.SYS_CHDIR, at)
-}
-
-// credentials drops capabilities and becomes the user. As in other container engines a user other than root has no
-// capabilities of its own; what it executes may get those of the bounding set.
-func (s *stage) credentials(p *proc.Program) {
-	for c := range strings.Count(capNames, " ") + 1 {
-		if s.caps&(1<<c) == 0 {
-			p.Call("drop capability", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, uintptr(c)).Accept(unix.EINVAL)
-		}
-	}
-	groups := []byte{0, 0, 0, 0}
-	for _, g := range s.user.groups {
-		groups = binary.NativeEndian.AppendUint32(groups, g)
-	}
-	p.Call("set groups", unix.SYS_SETGROUPS, uintptr(len(s.user.groups)), p.Bytes(append(groups[4:], 0)))
-	gid, uid := uintptr(s.user.gid), uintptr(s.user.uid)
-	p.Call("set group", unix.SYS_SETRESGID, gid, gid, gid)
-	p.Call("set user", unix.SYS_SETRESUID, uid, uid, uid)
-	if uid != 0 {
-		return // the kernel has dropped all capabilities with the user
-	}
-	header := binary.NativeEndian.AppendUint32(nil, unix.LINUX_CAPABILITY_VERSION_3)
-	header = binary.NativeEndian.AppendUint32(header, 0)
-	var sets []byte // effective, permitted and inheritable, low words and then high words
-	for _, half := range []uint32{uint32(s.caps), uint32(s.caps >> 32)} {
-		for _, v := range []uint32{half, half, 0} {
-			sets = binary.NativeEndian.AppendUint32(sets, v)
-		}
-	}
-	p.Call("set capabilities", unix.SYS_CAPSET, p.Bytes(header), p.Bytes(sets))
-}
-
-// ready unblocks signals, waits for the start, and closes all files but stdio.
-func (s *stage) ready(p *proc.Program) {
-	p.Call("unblock signals", unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, p.Bytes(make([]byte, 8)), 0, 8)
-	p.Call("wait for start", unix.SYS_READ, uintptr(s.start), p.Bytes(make([]byte, 1)), 1).Want(1)
-	p.Call("close files", unix.SYS_CLOSE_RANGE, 3, maxFD, unix.CLOSE_RANGE_CLOEXEC)
-	// A seccomp filter belongs here, as the last thing before the command.
-}
-
-// command executes the command: a name without a slash is searched in the PATH of the container's environment.
-func (s *stage) command(p *proc.Program) {
-	argv, envp := p.Strs(s.args), p.Strs(s.env)
-	for _, path := range candidates(s.args[0], s.env) {
-		p.Exec(path, argv, envp)
-	}
-}
-
-// defaultPath is the PATH of a container that sets none.
-const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-// maxPathDirs is how many directories of PATH are searched.
-const maxPathDirs = 1024
-
-// candidates returns the paths where a command may be, in order. There is at least one.
-func candidates(name string, env []string) []string {
-	if strings.Contains(name, "/") || name == "" {
-		return []string{name}
-	}
-	path, _ := getenv(env, "PATH")
-	var out []string
-	for dir := range strings.SplitSeq(path, ":") {
-		if len(out) == maxPathDirs {
-			break
-		}
-		if dir == "" {
-			dir = "."
-		}
-		out = append(out, strings.TrimSuffix(dir, "/")+"/"+name)
-	}
-	return out
-}
-
-// getenv returns the value of the last entry of a variable, which is the one that counts.
-func getenv(env []string, name string) (string, bool) {
-	for i := len(env) - 1; i >= 0; i-- {
-		if v, ok := strings.CutPrefix(env[i], name+"="); ok {
-			return v, true
-		}
-	}
-	return "", false
 }
