@@ -49,6 +49,10 @@ func (s Spec) check() error {
 		return fmt.Errorf("%d CPUs: 1 to %d are possible", s.CPUs, MaxCPUs)
 	case s.Memory < MinMemory:
 		return fmt.Errorf("%d bytes of memory: at least %d are needed", s.Memory, int64(MinMemory))
+	case s.State != "" && s.MemoryFile == "":
+		return fmt.Errorf("a state without the memory file that belongs to it")
+	case s.State != "" && len(s.Disks) > 0:
+		return fmt.Errorf("disks in a machine that goes on from a saved state: attach them when it runs")
 	case strings.ContainsAny(s.Cmdline, "\x00\n\r"):
 		return fmt.Errorf("kernel command line has a line break or zero byte")
 	}

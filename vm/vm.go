@@ -61,6 +61,14 @@ type ConsoleTailer interface {
 	ConsoleTail() string
 }
 
+// Snapshotter is an Instance that can save itself, so that other machines go on from where it is. The machine must have
+// been started with Spec.MemoryFile, and without State: its memory is in that file then.
+type Snapshotter interface {
+	// Snapshot pauses the machine and writes the state of its devices to a file at path, which it makes. The machine
+	// stays paused; who goes on with it changes the memory file, which the snapshot needs as it is.
+	Snapshot(ctx context.Context, path string) error
+}
+
 // Accelerator says how guest code is executed.
 type Accelerator string
 
@@ -95,6 +103,15 @@ type Spec struct {
 	Console     io.Writer   // gets the guest's console output; nil drops it. Write must not block for long
 	Accelerator Accelerator // zero chooses
 	Transport   Transport   // zero chooses
+
+	// MemoryFile is a file that is the machine's memory: what the guest writes is in it. It is made where it does not
+	// exist. "" is memory of the machine's own.
+	MemoryFile string
+	// State is a file that Snapshotter.Snapshot has written. The machine goes on from there, with the memory in MemoryFile,
+	// of which it sees a private copy: it never changes the file, and shares with others what it does not write. All else
+	// in the Spec but Name, Console and Disks must be as it was in the machine that was saved; Disks must be empty. ""
+	// boots.
+	State string
 }
 
 // Disk is a disk of a machine: a raw image file.

@@ -31,7 +31,7 @@ type command struct {
 
 // args returns the arguments after the program's name.
 func (c command) args() []string {
-	return join(c.base(), c.memory(), c.sockets(), c.devices(), c.disks(), c.boot())
+	return join(c.base(), c.memory(), c.sockets(), c.devices(), c.disks(), c.boot(), c.incoming())
 }
 
 func join(parts ...[]string) []string {
@@ -54,7 +54,7 @@ func (c command) base() []string {
 	}
 	a := []string{
 		"-name", name,
-		"-machine", c.machine(),
+		"-machine", c.machine() + c.backend(),
 		"-accel", accel,
 		"-cpu", c.cpu(),
 		"-smp", strconv.Itoa(c.spec.CPUs),
@@ -88,9 +88,35 @@ func (c command) cpu() string {
 	return "max"
 }
 
-// memory is the guest's RAM: anonymous, which is the cheapest where nobody shares it.
+// memory is the guest's RAM: anonymous, which is the cheapest where nobody shares it, or a file. A machine that goes on
+// from a saved state maps the file privately. It must have no device that gives memory back, such as a balloon: that
+// would punch holes into the file, and change what all others go on from.
 func (c command) memory() []string {
-	return []string{"-m", strconv.FormatInt(c.spec.Memory>>20, 10) + "M"}
+	size := strconv.FormatInt(c.spec.Memory>>20, 10) + "M"
+	a := []string{"-m", size}
+	if c.spec.MemoryFile == "" {
+		return a
+	}
+	return append(a, "-object", text(map[string]any{
+		"qom-type": "memory-backend-file", "id": "ram", "size": c.spec.Memory,
+		"mem-path": c.spec.MemoryFile, "share": c.spec.State == "",
+	}))
+}
+
+// backend says that the machine's memory is the file.
+func (c command) backend() string {
+	if c.spec.MemoryFile == "" {
+		return ""
+	}
+	return ",memory-backend=ram"
+}
+
+// incoming lets the machine wait for the state that it goes on from.
+func (c command) incoming() []string {
+	if c.spec.State == "" {
+		return nil
+	}
+	return []string{"-incoming", "defer"}
 }
 
 // sockets are the control socket and the console.

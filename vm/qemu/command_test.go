@@ -29,6 +29,10 @@ func TestCommandLines(t *testing.T) {
 			c.vsockFD, c.vsockCID = 6, 1073741824
 			c.spec.Disks = []vm.Disk{{ID: "root", Path: "/d/a,b=\"c\".img", ReadOnly: true}, {ID: "data-1", Path: "/d/data"}}
 		},
+		"amd64-memory-file": func(c *command) { c.accel, c.spec.MemoryFile = vm.AcceleratorTCG, "/t/mem,ory" },
+		"amd64-from-state": func(c *command) {
+			c.accel, c.spec.MemoryFile, c.spec.State = vm.AcceleratorTCG, "/t/memory", "/t/state"
+		},
 		"amd64-no-initramfs": func(c *command) { c.accel, c.spec.Initramfs = vm.AcceleratorTCG, "" },
 		"arm64-tcg":          func(c *command) { arm(c); c.accel = vm.AcceleratorTCG },
 		"arm64-kvm":          func(c *command) { arm(c); c.accel = vm.AcceleratorKVM },

@@ -123,6 +123,19 @@ func resolveFiles(spec *vm.Spec) error {
 			return err
 		}
 	}
+	if spec.State != "" {
+		if spec.State, err = resolve("state", spec.State); err != nil {
+			return err
+		}
+		if spec.MemoryFile, err = resolve("memory file", spec.MemoryFile); err != nil {
+			return err
+		}
+	}
+	if spec.MemoryFile != "" {
+		if spec.MemoryFile, err = filepath.Abs(spec.MemoryFile); err != nil {
+			return fmt.Errorf("memory file: %w", err)
+		}
+	}
 	spec.Disks = append([]vm.Disk(nil), spec.Disks...)
 	for i := range spec.Disks {
 		d := &spec.Disks[i]
@@ -217,7 +230,7 @@ func start(ctx context.Context, log *slog.Logger, path string, c command) (*Inst
 	}
 	s.closeTheirs()
 	i := newInstance(log, c, p, s, stderr)
-	if err := i.connect(ctx); err != nil {
+	if err := i.connect(ctx, c.spec.State); err != nil {
 		i.Close()
 		return nil, i.startError(ctx, err)
 	}

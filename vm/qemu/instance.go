@@ -40,6 +40,9 @@ type Instance struct {
 	done   chan struct{} // closed when everything has ended; err is set then
 	err    error
 
+	migrated chan string // gets the status of a migration that has ended
+	saveable bool        // the memory is a file that the guest writes to
+
 	session *mux.Session
 	vsockUp atomic.Bool // the guest has answered on AF_VSOCK
 
@@ -59,6 +62,7 @@ var (
 	_ vm.DiskAttacher  = (*Instance)(nil)
 	_ vm.Pauser        = (*Instance)(nil)
 	_ vm.ConsoleTailer = (*Instance)(nil)
+	_ vm.Snapshotter   = (*Instance)(nil)
 )
 
 // newInstance makes the instance of a process that was started, and the goroutines that own it.
@@ -67,6 +71,7 @@ func newInstance(log *slog.Logger, c command, p *process, s *sockets, stderr *ta
 		name: c.spec.Name, cid: c.vsockCID, log: log, proc: p, socks: s, stderr: stderr, con: &console{tee: c.spec.Console},
 		opened: make(chan struct{}), ready: make(chan struct{}), done: make(chan struct{}),
 		disks: make(map[string]*disk), deleted: make(map[string]chan struct{}),
+		migrated: make(chan string, 1), saveable: c.spec.MemoryFile != "" && c.spec.State == "",
 	}
 	for lun, d := range c.spec.Disks {
 		i.disks[d.ID] = &disk{lun: lun}
@@ -78,7 +83,7 @@ func newInstance(log *slog.Logger, c command, p *process, s *sockets, stderr *ta
 }
 
 // connect waits until QEMU takes commands and has made the machine.
-func (i *Instance) connect(ctx context.Context) error {
+func (i *Instance) connect(ctx context.Context, state string) error {
 	q, err := newQMP(ctx, i.socks.qmp, i.event)
 	if err != nil {
 		return err
@@ -105,6 +110,11 @@ func (i *Instance) connect(ctx context.Context) error {
 		}
 	}
 	i.qmp = q
+	if state != "" {
+		if err := i.restore(ctx, state); err != nil {
+			return fmt.Errorf("go on from %s: %w", state, err)
+		}
+	}
 	if !i.work(i.link) {
 		return fmt.Errorf("%w: it ended at once", errs.ErrUnavailable)
 	}
@@ -187,6 +197,7 @@ func (i *Instance) event(e qmpEvent) {
 		ID     string `json:"id"`
 		Open   bool   `json:"open"`
 		Device string `json:"device"`
+		Status string `json:"status"`
 	}
 	if err := json.Unmarshal(e.Data, &data); err != nil && len(e.Data) > 0 {
 		return
@@ -200,6 +211,13 @@ func (i *Instance) event(e qmpEvent) {
 	case "VSERPORT_CHANGE":
 		if data.ID == agentDev && data.Open {
 			i.portOpened()
+		}
+	case "MIGRATION":
+		if data.Status == "completed" || data.Status == "failed" {
+			select {
+			case i.migrated <- data.Status:
+			default: // nobody asked for it
+			}
 		}
 	case "DEVICE_DELETED":
 		i.mu.Lock()

@@ -80,3 +80,29 @@ func pair() (net.Conn, *os.File, error) {
 	}
 	return conn, theirs, nil
 }
+
+// writeWith writes to a socket of pair, and passes a file along where there is one.
+func writeWith(conn net.Conn, p []byte, file *os.File) (int, error) {
+	if file == nil {
+		return conn.Write(p)
+	}
+	u, ok := conn.(*net.UnixConn)
+	if !ok {
+		return 0, fmt.Errorf("pass a file over %T: %w", conn, errs.ErrUnsupported)
+	}
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var n int
+	cerr := raw.Control(func(fd uintptr) { n, _, err = u.WriteMsgUnix(p, unix.UnixRights(int(fd)), nil) })
+	if cerr != nil {
+		return 0, cerr
+	}
+	if err == nil && n < len(p) {
+		var more int
+		more, err = conn.Write(p[n:])
+		n += more
+	}
+	return n, err
+}

@@ -27,3 +27,10 @@ func (p *process) kill() {}
 func pair() (net.Conn, *os.File, error) {
 	return nil, nil, fmt.Errorf("make a socket pair: %w", errors.ErrUnsupported)
 }
+
+func writeWith(conn net.Conn, p []byte, file *os.File) (int, error) {
+	if file != nil {
+		return 0, fmt.Errorf("pass a file: %w", errors.ErrUnsupported)
+	}
+	return conn.Write(p)
+}

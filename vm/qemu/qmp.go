@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -154,6 +155,11 @@ func (q *qmp) read(r *bufio.Reader) {
 // execute runs a command and decodes its answer into result, where result is not nil. A command that QEMU refuses is a
 // *qmpError. When ctx ends, QEMU may still do the command.
 func (q *qmp) execute(ctx context.Context, command string, args, result any) error {
+	return q.executeWith(ctx, nil, command, args, result)
+}
+
+// executeWith is execute with a file that QEMU gets with the command.
+func (q *qmp) executeWith(ctx context.Context, file *os.File, command string, args, result any) error {
 	q.mu.Lock()
 	q.lastID++
 	id, answer := q.lastID, make(chan qmpMessage, 1)
@@ -172,7 +178,7 @@ func (q *qmp) execute(ctx context.Context, command string, args, result any) err
 	if err != nil {
 		return fmt.Errorf("QEMU command %s: encode: %w", command, err)
 	}
-	if err := q.send(ctx, append(line, '\n')); err != nil {
+	if err := q.send(ctx, append(line, '\n'), file); err != nil {
 		return fmt.Errorf("QEMU command %s: %w", command, err)
 	}
 	select {
@@ -201,7 +207,7 @@ func (m qmpMessage) result(command string, into any) error {
 }
 
 // send writes a line. Half a line makes the socket useless, so a ctx that ends in the middle of one closes it.
-func (q *qmp) send(ctx context.Context, line []byte) error {
+func (q *qmp) send(ctx context.Context, line []byte, file *os.File) error {
 	select {
 	case q.write <- struct{}{}:
 	case <-q.done:
@@ -218,7 +224,7 @@ func (q *qmp) send(ctx context.Context, line []byte) error {
 		defer close(ended)
 		q.conn.SetWriteDeadline(time.Now())
 	})
-	n, err := q.conn.Write(line)
+	n, err := writeWith(q.conn, line, file)
 	if !stop() {
 		<-ended
 		q.conn.SetWriteDeadline(time.Time{})
