@@ -14,23 +14,6 @@ import (
 	"github.com/arcboxlabs/arcbox-go/vm"
 )
 
-// ContainerSpec describes a container to make. Only Image is required.
-type ContainerSpec struct {
-	Name       string            // unique; letters, digits, '_', '.', '-'; "" is the first 12 characters of the id
-	Image      string            // reference or id of the image
-	Entrypoint []string          // in place of the image's entrypoint, and its command is dropped then; nil is the image's
-	Args       []string          // in place of the image's command; empty is the image's
-	Env        []string          // KEY=value over the image's; KEY alone removes what the image sets
-	WorkingDir string            // absolute; made where it does not exist; "" is the image's, or /
-	User       string            // user[:group], names of the image's own files or numbers; "" is the image's, or root
-	Hostname   string            // "" is the first 12 characters of the id
-	TTY        bool              // give the process a terminal; its stderr is then part of its stdout
-	Stdin      bool              // give the process a stdin that can be written; false is /dev/null
-	StopSignal string            // that asks the process to end, as "TERM"; "" is the image's, or TERM
-	Labels     map[string]string // over the image's
-	AutoRemove bool              // remove the container when its process has ended
-}
-
 // ContainerState is where a container is in its life.
 type ContainerState string
 
@@ -113,7 +96,7 @@ func refOf(spec ContainerSpec) string {
 }
 
 func (r *Runtime) create(ctx context.Context, spec ContainerSpec, opts CreateOptions) (container.Info, error) {
-	s := container.Spec(spec)
+	s := spec.compile()
 	if err := s.Validate(); err != nil {
 		return container.Info{}, err
 	}

@@ -3,34 +3,57 @@
 package container
 
 import (
+	"encoding/json"
 	"fmt"
-	"maps"
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 )
 
-// Spec is what a caller asks for.
+// Spec is what a caller asks for. It is part of a container's record.
 type Spec struct {
-	Name       string
-	Image      string
-	Entrypoint []string
-	Args       []string
-	Env        []string
-	WorkingDir string
-	User       string
-	Hostname   string
-	TTY        bool
-	Stdin      bool
-	StopSignal string
-	Labels     map[string]string
-	AutoRemove bool
+	Name            string            `json:"name,omitempty"`
+	Image           string            `json:"image"`
+	Entrypoint      []string          `json:"entrypoint"` // nil is not the same as empty
+	Args            []string          `json:"args,omitempty"`
+	Env             []string          `json:"env,omitempty"`
+	WorkingDir      string            `json:"working_dir,omitempty"`
+	User            string            `json:"user,omitempty"`
+	Groups          []string          `json:"groups,omitempty"`
+	Hostname        string            `json:"hostname,omitempty"`
+	ExtraHosts      []string          `json:"extra_hosts,omitempty"` // name:ip
+	TTY             bool              `json:"tty,omitempty"`
+	Stdin           bool              `json:"stdin,omitempty"`
+	Init            bool              `json:"init,omitempty"`
+	StopSignal      string            `json:"stop_signal,omitempty"`
+	StopTimeout     time.Duration     `json:"stop_timeout,omitempty"` // 0 is DefaultStopTimeout, negative is for ever
+	Labels          map[string]string `json:"labels,omitempty"`
+	AutoRemove      bool              `json:"auto_remove,omitempty"`
+	Restart         RestartPolicy     `json:"restart,omitzero"`
+	Health          *HealthCheck      `json:"health,omitempty"` // nil is the image's
+	Privileged      bool              `json:"privileged,omitempty"`
+	ReadOnly        bool              `json:"read_only,omitempty"`
+	NoNewPrivileges bool              `json:"no_new_privileges,omitempty"`
+	CapAdd          []string          `json:"cap_add,omitempty"`
+	CapDrop         []string          `json:"cap_drop,omitempty"`
+	Seccomp         string            `json:"seccomp,omitempty"` // "" is the default profile, Unconfined none, else a profile
+	OOMScoreAdj     int               `json:"oom_score_adj,omitempty"`
+	Ulimits         []Ulimit          `json:"ulimits,omitempty"`
+	Sysctls         map[string]string `json:"sysctls,omitempty"`
+	Tmpfs           []Tmpfs           `json:"tmpfs,omitempty"`
+	ShmSize         int64             `json:"shm_size,omitempty"`
+	Resources       Resources         `json:"resources,omitzero"`
+	Log             LogLimits         `json:"log,omitzero"`
 }
+
+// DefaultStopTimeout is how long a process may take from its stop signal to its end before it is killed.
+const DefaultStopTimeout = 10 * time.Second
+
+// Unconfined is the Seccomp of a Spec that wants no filter.
+const Unconfined = "unconfined"
 
 var (
 	namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
@@ -42,19 +65,51 @@ const (
 	maxArgs     = 4096
 	maxArgBytes = 128 << 10 // what Linux takes for one string of argv or envp
 	maxAllBytes = 512 << 10
+	maxList     = 256       // entries of a list or map other than arguments, variables and labels
+	maxProfile  = 256 << 10 // bytes of a seccomp profile
 )
 
 // Validate checks what can be checked without the image.
 func (s Spec) Validate() error {
-	if s.Name != "" && !namePattern.MatchString(s.Name) {
-		return invalid("name", s.Name, "use 1 to 128 letters, digits, '_', '.' and '-', the first a letter or digit")
-	}
 	if s.Image == "" {
 		return invalid("image", s.Image, "name the image to run")
+	}
+	for _, check := range []func(Spec) error{checkNames, checkProcess, checkLists, checkSecurity, checkLife} {
+		if err := check(s); err != nil {
+			return err
+		}
+	}
+	if err := s.Resources.validate(); err != nil {
+		return err
+	}
+	return validateStrings(slices.Concat(s.Entrypoint, s.Args, s.Env, []string{s.WorkingDir, s.User}))
+}
+
+func checkNames(s Spec) error {
+	if s.Name != "" {
+		if err := checkName(s.Name); err != nil {
+			return err
+		}
 	}
 	if s.Hostname != "" && !hostPattern.MatchString(s.Hostname) {
 		return invalid("hostname", s.Hostname, "use 1 to 63 letters, digits, '.' and '-'")
 	}
+	for _, h := range s.ExtraHosts {
+		if _, err := parseHost(h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkName(name string) error {
+	if !namePattern.MatchString(name) {
+		return invalid("name", name, "use 1 to 128 letters, digits, '_', '.' and '-', the first a letter or digit")
+	}
+	return nil
+}
+
+func checkProcess(s Spec) error {
 	if s.WorkingDir != "" && !strings.HasPrefix(s.WorkingDir, "/") {
 		return invalid("working directory", s.WorkingDir, "use an absolute path")
 	}
@@ -63,7 +118,87 @@ func (s Spec) Validate() error {
 			return invalid("environment variable", e, "use KEY=value, or KEY alone to remove what the image sets")
 		}
 	}
-	return validateStrings(slices.Concat(s.Entrypoint, s.Args, s.Env, []string{s.WorkingDir, s.User, s.StopSignal}))
+	for _, u := range append([]string{s.User}, s.Groups...) {
+		if len(u) > 256 || strings.ContainsAny(u, "\x00\n") {
+			return invalid("user or group", u, "use names or numbers of at most 256 bytes")
+		}
+	}
+	for _, g := range s.Groups {
+		if g == "" || strings.Contains(g, ":") {
+			return invalid("group", g, "use a name or a number")
+		}
+	}
+	return nil
+}
+
+// checkLists bounds what goes to the guest in lists.
+func checkLists(s Spec) error {
+	for what, n := range map[string]int{
+		"extra hosts": len(s.ExtraHosts), "groups": len(s.Groups), "capabilities": len(s.CapAdd) + len(s.CapDrop),
+		"ulimits": len(s.Ulimits), "sysctls": len(s.Sysctls), "tmpfs mounts": len(s.Tmpfs),
+	} {
+		if n > maxList {
+			return fmt.Errorf("%w: %d %s are more than %d", errs.ErrInvalid, n, what, maxList)
+		}
+	}
+	for _, u := range s.Ulimits {
+		if _, err := u.compile(); err != nil {
+			return err
+		}
+	}
+	for k, v := range s.Sysctls {
+		if err := checkSysctl(k, v); err != nil {
+			return err
+		}
+	}
+	for _, t := range s.Tmpfs {
+		if err := t.validate(); err != nil {
+			return err
+		}
+	}
+	if s.ShmSize < 0 {
+		return invalid("size of /dev/shm", fmt.Sprint(s.ShmSize), "it is in bytes; use 0 for 64 MiB")
+	}
+	if s.Log.MaxSize < 0 || s.Log.MaxSize > 0 && s.Log.MaxSize < minLogSize {
+		return invalid("size of a log file", fmt.Sprint(s.Log.MaxSize), fmt.Sprintf("it is in bytes; use at least %d, or 0 for 10 MiB", minLogSize))
+	}
+	if s.Log.MaxFiles < 0 || s.Log.MaxFiles > maxLogFiles {
+		return invalid("number of log files", fmt.Sprint(s.Log.MaxFiles), fmt.Sprintf("use 1 to %d, or 0 for 3", maxLogFiles))
+	}
+	return nil
+}
+
+func checkSecurity(s Spec) error {
+	for _, c := range slices.Concat(s.CapAdd, s.CapDrop) {
+		if _, ok := capability(c); !ok {
+			return invalid("capability", c, "use names as of capabilities(7), such as NET_ADMIN, or ALL")
+		}
+	}
+	if len(s.Seccomp) > maxProfile {
+		return fmt.Errorf("%w seccomp profile: %d bytes are more than %d", errs.ErrInvalid, len(s.Seccomp), maxProfile)
+	}
+	if s.Seccomp != "" && s.Seccomp != Unconfined && !json.Valid([]byte(s.Seccomp)) {
+		return invalid("seccomp profile", clip(s.Seccomp), "use unconfined, the JSON of a profile, or nothing for the default one")
+	}
+	if s.OOMScoreAdj < -1000 || s.OOMScoreAdj > 1000 {
+		return invalid("OOM score", fmt.Sprint(s.OOMScoreAdj), "use -1000 to 1000")
+	}
+	return nil
+}
+
+func checkLife(s Spec) error {
+	if s.StopSignal != "" {
+		if err := CheckSignal(s.StopSignal); err != nil {
+			return err
+		}
+	}
+	if err := s.Restart.validate(); err != nil {
+		return err
+	}
+	if s.AutoRemove && s.Restart.restarts() {
+		return fmt.Errorf("%w: a container that is removed at its end cannot have the restart policy %s: choose one", errs.ErrInvalid, s.Restart.Name)
+	}
+	return s.Health.validate()
 }
 
 func validateStrings(all []string) error {
@@ -73,7 +208,7 @@ func validateStrings(all []string) error {
 	total := 0
 	for _, v := range all {
 		if strings.ContainsRune(v, 0) {
-			return invalid("string", v, "a NUL byte cannot be passed to a process")
+			return invalid("string", clip(v), "a NUL byte cannot be passed to a process")
 		}
 		if len(v) > maxArgBytes {
 			return fmt.Errorf("%w: a string of %d bytes is longer than %d", errs.ErrInvalid, len(v), maxArgBytes)
@@ -86,95 +221,14 @@ func validateStrings(all []string) error {
 	return nil
 }
 
+// clip bounds what an error quotes.
+func clip(s string) string {
+	if len(s) > 200 {
+		return s[:200] + "..."
+	}
+	return s
+}
+
 func invalid(field, value, fix string) error {
 	return fmt.Errorf("%w %s %q: %s", errs.ErrInvalid, field, value, fix)
-}
-
-// defaultPath is the PATH of a container whose image sets none, as Docker has it.
-const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-// compile joins a spec and its image's config into the agent's request. It is pure.
-func compile(id string, s Spec, cfg ocispec.ImageConfig, layers []api.Layer) (api.CreateRequest, error) {
-	entry, cmd := cfg.Entrypoint, cfg.Cmd
-	if s.Entrypoint != nil {
-		entry, cmd = s.Entrypoint, nil // as Docker: a new entrypoint drops the image's command
-	}
-	if len(s.Args) > 0 {
-		cmd = s.Args
-	}
-	args := slices.Concat(entry, cmd)
-	if len(args) == 0 {
-		return api.CreateRequest{}, fmt.Errorf("%w: image %s names no command: give one", errs.ErrInvalid, s.Image)
-	}
-	if args[0] == "" {
-		return api.CreateRequest{}, fmt.Errorf("%w: the first argument, the command, is empty", errs.ErrInvalid)
-	}
-	env := mergeEnv([]string{defaultPath}, cfg.Env, s.Env)
-	if s.TTY && !hasEnv(env, "TERM") {
-		env = append(env, "TERM=xterm")
-	}
-	req := api.CreateRequest{
-		ID:       id,
-		Layers:   layers,
-		Hostname: first(s.Hostname, id[:12]),
-		Process: api.Process{
-			Args:  args,
-			Env:   env,
-			Cwd:   first(s.WorkingDir, cfg.WorkingDir, "/"),
-			User:  first(s.User, cfg.User),
-			TTY:   s.TTY,
-			Stdin: s.Stdin,
-		},
-	}
-	if !strings.HasPrefix(req.Process.Cwd, "/") {
-		req.Process.Cwd = "/" + req.Process.Cwd
-	}
-	// The image's config is foreign input as well: hold the whole to the same limits.
-	return req, validateStrings(slices.Concat(args, env, []string{req.Process.Cwd, req.Process.User}))
-}
-
-// mergeEnv joins lists of KEY=value. A later list wins; in it KEY alone removes. Order is that of first appearance.
-func mergeEnv(lists ...[]string) []string {
-	var out []string
-	at := make(map[string]int)
-	for _, list := range lists {
-		for _, e := range list {
-			k, _, set := strings.Cut(e, "=")
-			i, known := at[k]
-			switch {
-			case k == "":
-			case !set && known:
-				out[i] = ""
-				delete(at, k)
-			case !set:
-			case known:
-				out[i] = e
-			default:
-				at[k] = len(out)
-				out = append(out, e)
-			}
-		}
-	}
-	return slices.DeleteFunc(out, func(e string) bool { return e == "" })
-}
-
-func hasEnv(env []string, key string) bool {
-	return slices.ContainsFunc(env, func(e string) bool { return strings.HasPrefix(e, key+"=") })
-}
-
-func first(vs ...string) string {
-	for _, v := range vs {
-		if v != "" {
-			return v
-		}
-	}
-	return ""
-}
-
-// mergeLabels returns the image's labels with those of the spec over them.
-func mergeLabels(img, spec map[string]string) map[string]string {
-	out := make(map[string]string, len(img)+len(spec))
-	maps.Copy(out, img)
-	maps.Copy(out, spec)
-	return out
 }
