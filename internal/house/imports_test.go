@@ -42,8 +42,9 @@ func layers() map[string][]string {
 		"internal/volume":  {"internal/fsx", errs},
 		"internal/network": {errs},
 		"internal/share":   {errs},
+		"internal/seccomp": {errs},
 		"internal/container": {
-			"agent", "agent/api", "event", "internal/image", "internal/volume", "internal/network", "internal/share", "internal/fsx", errs,
+			"agent", "agent/api", "event", "internal/image", "internal/volume", "internal/network", "internal/share", "internal/seccomp", "internal/fsx", errs,
 		},
 		"internal/image/imagetest": {"internal/image", errs},
 		"machine":                  {"agent", "agent/api", "boot", "vm", "internal/disk", "internal/fsx", errs},
