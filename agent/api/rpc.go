@@ -108,7 +108,7 @@ type Stream struct {
 	once sync.Once
 	err  error
 
-	readers sync.WaitGroup // of CloseRead
+	readers sync.WaitGroup // of HandleFrames
 }
 
 // NewStream wraps conn. Closing the stream closes it.
@@ -135,11 +135,19 @@ func (s *Stream) Recv() (FrameType, []byte, error) { return ReadFrame(s.conn) }
 // other side closes the stream. Recv must not be called any more. The reading ends with the stream, and ServeConn waits
 // for it.
 func (s *Stream) CloseRead(ctx context.Context) context.Context {
+	return s.HandleFrames(ctx, func(FrameType, []byte) bool { return true })
+}
+
+// HandleFrames is for handlers that send and receive at once: it reads frames and gives each to fn, and returns a
+// context that ends when fn returns false or the other side closes the stream. Recv must not be called any more. The
+// reading ends with the stream, and ServeConn waits for it, so fn must not wait for longer than the handler runs.
+func (s *Stream) HandleFrames(ctx context.Context, fn func(FrameType, []byte) bool) context.Context {
 	ctx, cancel := context.WithCancel(ctx)
 	s.readers.Go(func() {
 		defer cancel()
 		for {
-			if _, _, err := s.Recv(); err != nil {
+			kind, p, err := s.Recv()
+			if err != nil || !fn(kind, p) {
 				return
 			}
 		}
