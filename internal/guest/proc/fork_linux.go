@@ -19,6 +19,10 @@ type ForkSpec struct {
 	Flags  uintptr // CLONE_NEW* flags
 	Cgroup int     // file descriptor of the cgroup to be born in, -1 for the parent's own
 	Report int     // file descriptor of a pipe to which the child writes a failure; the program keeps it open
+
+	// PIDs is the file descriptor of a process in whose PID namespace the child is born, a pidfd; 0 is the parent's own.
+	// A namespace whose first process has ended is ESRCH or ENOMEM.
+	PIDs int
 }
 
 // Fork makes a child that runs the program, and returns its process number. The child is a copy of the whole process
@@ -51,29 +55,57 @@ func (p *Program) Fork(spec ForkSpec) (int, error) {
 	}
 	pin.Pin(all)
 	pin.Pin(old)
+	own := -1
+	if spec.PIDs > 0 {
+		var err error
+		if own, err = unix.Open("/proc/self/ns/pid", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+			return 0, fmt.Errorf("open the own PID namespace: %w", err)
+		}
+		defer unix.Close(own)
+	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	pid, e := fork(p, args, all, old, uintptr(spec.Report))
+	join := pidNamespaces{spec.PIDs, own}
+	pid, e, lost := fork(p, args, all, old, uintptr(spec.Report), join)
+	if lost {
+		runtime.LockOSThread() // the thread ends with its goroutine
+	}
 	if e != 0 {
 		return 0, fmt.Errorf("clone: %w", e)
 	}
 	return int(pid), nil
 }
 
+// pidNamespaces are where a child is born, 0 for the parent's own namespace, and where the thread's children are born
+// otherwise.
+type pidNamespaces struct{ child, own int }
+
 // fork clones and, in the child, runs the program; it never returns there. No signal handler of the Go runtime may run in
 // the child, hence the mask. It must not grow the stack, allocate, or be preempted, and neither must what it calls.
 //
+// A thread has a PID namespace for its children. It is another one only here, where the runtime starts no thread: one
+// with such a namespace cannot. lost tells that the thread's own could not be set again.
+//
 //go:norace
 //go:nosplit
-func fork(p *Program, args *cloneArgs, all, old *unix.Sigset_t, report uintptr) (uintptr, syscall.Errno) {
+func fork(p *Program, args *cloneArgs, all, old *unix.Sigset_t, report uintptr, ns pidNamespaces) (pid uintptr, e syscall.Errno, lost bool) {
 	const sigsetSize = 8
 	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(all)), uintptr(unsafe.Pointer(old)), sigsetSize, 0, 0)
-	pid, _, e := syscall.RawSyscall6(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0, 0, 0, 0)
-	if e == 0 && pid == 0 {
-		child(p, report)
+	if ns.child > 0 {
+		_, _, e = syscall.RawSyscall6(unix.SYS_SETNS, uintptr(ns.child), unix.CLONE_NEWPID, 0, 0, 0, 0)
+	}
+	if e == 0 {
+		pid, _, e = syscall.RawSyscall6(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0, 0, 0, 0)
+		if e == 0 && pid == 0 {
+			child(p, report)
+		}
+	}
+	if ns.child > 0 {
+		_, _, back := syscall.RawSyscall6(unix.SYS_SETNS, uintptr(ns.own), unix.CLONE_NEWPID, 0, 0, 0, 0)
+		lost = back != 0
 	}
 	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(old)), 0, sigsetSize, 0, 0)
-	return pid, e
+	return pid, e, lost
 }
 
 // child runs the program. It ends the process where a step fails, and where no step executed a command.

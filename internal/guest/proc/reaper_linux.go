@@ -121,6 +121,17 @@ func (c *Child) Done() <-chan struct{} { return c.done }
 // Status returns how the child ended. It is valid once Done is closed.
 func (c *Child) Status() unix.WaitStatus { return c.status }
 
+// With calls fn with the process number while nobody can take the child, dead or alive, and give its number away. For a
+// child that was reaped it returns ESRCH. fn must not wait.
+func (c *Child) With(fn func(pid int) error) error {
+	c.r.mu.Lock()
+	defer c.r.mu.Unlock()
+	if c.r.children[c.pid] != c {
+		return fmt.Errorf("process %d: %w", c.pid, unix.ESRCH)
+	}
+	return fn(c.pid)
+}
+
 // Signal sends a signal. For a child that has ended it returns ESRCH, never reaching another process.
 func (c *Child) Signal(sig unix.Signal) error {
 	c.r.mu.Lock()
