@@ -14,9 +14,10 @@ import (
 	"github.com/arcboxlabs/arcbox-go/internal/guest/engine"
 )
 
-// Process is the process of a container.
+// Process is a process of a container.
 type Process struct {
-	Request api.CreateRequest // what the container was created with
+	Request api.CreateRequest // what the container was created with; of an exec, Process is the exec's
+	ExecID  string            // "" for the container's first process
 	Stdin   io.Reader         // at its end at once where the request asks for no stdin
 	Stdout  io.Writer
 	Stderr  io.Writer       // of a terminal, the same as Stdout
@@ -41,15 +42,23 @@ func (b *backend) Create(ctx context.Context, req api.CreateRequest) (engine.San
 			return nil, fmt.Errorf("wait for disk %s: %w: %w", l.Serial, errs.ErrNotFound, ctx.Err())
 		}
 	}
+	return b.process(req, ""), nil
+}
+
+// process makes a process that waits for its start.
+func (b *backend) process(req api.CreateRequest, execID string) *sandbox {
 	s := &sandbox{
+		b:       b,
+		request: req,
 		command: b.commands[req.Process.Args[0]],
 		pid:     int(b.pids.Add(1)) + 1,
 		signals: make(chan int, queueSize),
 		sizes:   make(chan api.Size, queueSize),
 		done:    make(chan struct{}),
+		execs:   make(map[*sandbox]struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	p := &Process{Request: req, Stdin: io.MultiReader(), Signals: s.signals, Sizes: s.sizes}
+	p := &Process{Request: req, ExecID: execID, Stdin: io.MultiReader(), Signals: s.signals, Sizes: s.sizes}
 	if req.Process.Stdin {
 		near, far := net.Pipe()
 		p.Stdin, s.stdio.Stdin, s.ends = far, near, append(s.ends, far)
@@ -65,11 +74,13 @@ func (b *backend) Create(ctx context.Context, req api.CreateRequest) (engine.San
 		p.Stderr, s.stdio.Stderr, s.ends = far, near, append(s.ends, far)
 	}
 	s.process = p
-	return s, nil
+	return s
 }
 
 // sandbox implements engine.Sandbox.
 type sandbox struct {
+	b       *backend
+	request api.CreateRequest
 	command Command
 	pid     int
 	process *Process
@@ -84,7 +95,57 @@ type sandbox struct {
 	exit    api.Exit
 	mu      sync.Mutex
 	started bool
+	execs   map[*sandbox]struct{} // those that run
 }
+
+// execution implements engine.Process.
+type execution struct {
+	*sandbox
+	of *sandbox
+}
+
+// Exec implements engine.Sandbox.
+func (s *sandbox) Exec(ctx context.Context, req api.ExecRequest) (engine.Process, error) {
+	create := s.request
+	create.Process = req.Process
+	x := s.b.process(create, req.ExecID)
+	s.mu.Lock()
+	ended := s.ctx.Err() != nil
+	if !ended {
+		s.execs[x] = struct{}{}
+	}
+	s.mu.Unlock()
+	err := error(fmt.Errorf("%w: the container's process has ended", errs.ErrConflict))
+	if !ended {
+		_, err = x.Start(ctx)
+	}
+	if err != nil {
+		_ = x.Remove()
+		s.leave(x)
+		for _, c := range []io.Closer{x.stdio.Stdin, x.stdio.Stdout, x.stdio.Stderr} {
+			if c != nil {
+				c.Close()
+			}
+		}
+		return nil, err
+	}
+	return &execution{x, s}, nil
+}
+
+func (s *sandbox) leave(x *sandbox) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.execs, x)
+}
+
+// PID implements engine.Process.
+func (x *execution) PID() int { return x.pid }
+
+// Kill implements engine.Process.
+func (x *execution) Kill() error { return x.Signal(9) }
+
+// Release implements engine.Process.
+func (x *execution) Release() { x.of.leave(x.sandbox) }
 
 // Stdio implements engine.Sandbox.
 func (s *sandbox) Stdio() engine.Stdio { return s.stdio }
@@ -92,11 +153,12 @@ func (s *sandbox) Stdio() engine.Stdio { return s.stdio }
 // Start implements engine.Sandbox.
 func (s *sandbox) Start(context.Context) (int, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ctx.Err() != nil {
+	gone := s.ctx.Err() != nil
+	s.started = s.started || !gone
+	s.mu.Unlock()
+	if gone {
 		return 0, fmt.Errorf("start: %w", errs.ErrConflict)
 	}
-	s.started = true
 	if s.command == nil {
 		s.finish(api.Exit{Code: 127})
 		return 0, fmt.Errorf("execute %s: %w", s.process.Request.Process.Args[0], errs.ErrNoCommand)
@@ -116,6 +178,13 @@ func killed() api.Exit { return api.Exit{Code: 128 + 9, Signal: "KILL"} }
 
 func (s *sandbox) finish(exit api.Exit) {
 	s.end.Do(func() {
+		s.cancel()
+		s.mu.Lock()
+		for x := range s.execs { // as the kernel does when the first process of a container ends
+			x.cancel()
+			x.unblock()
+		}
+		s.mu.Unlock()
 		for _, c := range s.ends {
 			c.Close()
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -34,7 +35,14 @@ func Delegate(dir string) error {
 }
 
 func newCgroup(id string) (cgroup, error) {
-	g := cgroup{filepath.Join(cgroupParent, "c-"+id)} // never the name of a file of the kernel
+	return makeCgroup(filepath.Join(cgroupParent, "c-"+id)) // never the name of a file of the kernel
+}
+
+// sub makes a cgroup below, to which all limits of g apply.
+func (g cgroup) sub(id string) (cgroup, error) { return makeCgroup(filepath.Join(g.dir, "exec-"+id)) }
+
+func makeCgroup(dir string) (cgroup, error) {
+	g := cgroup{dir}
 	if err := os.Mkdir(g.dir, 0o755); err != nil {
 		return g, fmt.Errorf("make cgroup: %w", err)
 	}
@@ -62,19 +70,66 @@ func (g cgroup) kill() error {
 // emptyTime bounds in milliseconds how long remove waits for the last process to leave the cgroup.
 const emptyTime = 5000
 
-// remove deletes the cgroup. It waits for killed processes to leave it. It may be called again.
+// remove deletes the cgroup and those below it. It waits for killed processes to leave them. It may be called again.
 func (g cgroup) remove() error {
 	err := unix.Rmdir(g.dir)
 	if err == unix.EBUSY {
 		if err := g.waitEmpty(); err != nil {
 			return err
 		}
-		err = unix.Rmdir(g.dir)
+		err = g.removeBelow()
 	}
 	if err != nil && err != unix.ENOENT {
 		return fmt.Errorf("remove cgroup: %w", err)
 	}
 	return nil
+}
+
+// removeBelow deletes a cgroup without processes from the bottom up.
+func (g cgroup) removeBelow() error {
+	var dirs []string
+	err := filepath.WalkDir(g.dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			dirs = append(dirs, path)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for i := len(dirs) - 1; i >= 0; i-- {
+		if err := unix.Rmdir(dirs[i]); err != nil && err != unix.ENOENT {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxMoves is how often dissolve moves processes that keep forking.
+const maxMoves = 32
+
+// dissolve deletes the cgroup of an exec whose process has ended. What the process has left behind goes on in the
+// container's own cgroup. Where that fails, the cgroup goes with the container.
+func (g cgroup) dissolve() {
+	parent := filepath.Dir(g.dir) + "/cgroup.procs"
+	for range maxMoves {
+		if err := unix.Rmdir(g.dir); err != unix.EBUSY {
+			return
+		}
+		list, err := os.ReadFile(g.dir + "/cgroup.procs")
+		if err != nil {
+			return
+		}
+		for pid := range bytes.FieldsSeq(list) {
+			_ = os.WriteFile(parent, pid, 0) // it may have ended
+		}
+		if len(list) == 0 && g.waitEmpty() != nil { // those that are left are ending
+			return
+		}
+	}
 }
 
 func (g cgroup) waitEmpty() error {
@@ -104,16 +159,27 @@ func (g cgroup) waitEmpty() error {
 }
 
 // oomKilled tells whether the kernel killed a process of the cgroup for want of memory.
-func (g cgroup) oomKilled() bool {
-	b, err := os.ReadFile(g.dir + "/memory.events")
-	if err != nil {
-		return false
-	}
-	for line := range bytes.Lines(b) {
-		if v, ok := bytes.CutPrefix(line, []byte("oom_kill ")); ok {
-			n, err := strconv.ParseUint(string(bytes.TrimSpace(v)), 10, 64)
-			return err == nil && n > 0
+func (g cgroup) oomKilled() bool { return g.oomKills() > 0 }
+
+// oomKills is how many processes of the cgroup the kernel killed for want of memory.
+func (g cgroup) oomKills() uint64 {
+	return keyed(g.read("memory.events"))["oom_kill"]
+}
+
+// read returns a file of the cgroup, nothing where it is not there.
+func (g cgroup) read(name string) []byte {
+	b, _ := os.ReadFile(filepath.Join(g.dir, name))
+	return b
+}
+
+// keyed parses lines of a name and a number.
+func keyed(text []byte) map[string]uint64 {
+	m := make(map[string]uint64)
+	for line := range bytes.Lines(text) {
+		name, value, _ := bytes.Cut(bytes.TrimSpace(line), []byte{' '})
+		if n, err := strconv.ParseUint(string(value), 10, 64); err == nil {
+			m[string(name)] = n
 		}
 	}
-	return false
+	return m
 }

@@ -33,6 +33,9 @@ type sandbox struct {
 	start   *os.File
 	report  *os.File
 
+	joining sync.RWMutex // held for reading while an exec is forked
+	removed bool         // no exec is forked any more; under joining
+
 	mu       sync.Mutex // held while it starts
 	executed bool       // the command was
 	code     int        // the exit code where it was not
@@ -125,8 +128,10 @@ func isUserError(f *proc.Failure) bool {
 }
 
 // Signal sends a signal to the process.
-func (s *sandbox) Signal(sig int) error {
-	err := s.child.Signal(unix.Signal(sig))
+func (s *sandbox) Signal(sig int) error { return signal(s.child, sig) }
+
+func signal(child *proc.Child, sig int) error {
+	err := child.Signal(unix.Signal(sig))
 	if errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("%w: the process has ended: %w", errs.ErrConflict, err)
 	}
@@ -157,6 +162,9 @@ func (s *sandbox) Remove() error {
 	<-s.child.Done()
 	s.start.Close()
 	s.report.Close()
+	s.joining.Lock()
+	s.removed = true
+	s.joining.Unlock()
 	if err := s.cgroup.remove(); err != nil {
 		return err
 	}

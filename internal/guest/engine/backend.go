@@ -25,10 +25,29 @@ type Sandbox interface {
 	Start(ctx context.Context) (pid int, err error)
 	// Signal sends a signal, by its Linux number, to a process that was started.
 	Signal(sig int) error
+	// Exec starts another process in the container, whose first process was started, and returns when it has executed
+	// its command. The errors are those of Start; a container whose process has ended is ErrConflict. When ctx ends
+	// before, the process is killed. After an error nothing is left. The request was checked.
+	Exec(ctx context.Context, req api.ExecRequest) (Process, error)
 	// Wait returns when the process has ended, however it did: started or not.
 	Wait() api.Exit
 	// Remove kills what still runs, waits for its end, and releases everything. After an error it may be called again.
 	Remove() error
+}
+
+// Process is a process that Exec has started. When the container's first process ends, it is killed.
+type Process interface {
+	PID() int
+	// Stdio returns the agent's ends of the process's stdio. They belong to the caller, who closes them.
+	Stdio() Stdio
+	// Signal sends a signal, by its Linux number. A process that has ended is ErrConflict.
+	Signal(sig int) error
+	// Kill kills the process and all that it started.
+	Kill() error
+	// Wait returns when the process has ended.
+	Wait() api.Exit
+	// Release is called once after Wait. What the process started and left goes on.
+	Release()
 }
 
 // Reader is an end of a pipe or a terminal that a process writes to.

@@ -19,13 +19,15 @@ const (
 
 // CheckID returns ErrInvalid for what is not a container's id: a letter or digit, then letters, digits, '_', '.', '-',
 // at most MaxID.
-func CheckID(id string) error {
+func CheckID(id string) error { return checkID("container", id) }
+
+func checkID(of, id string) error {
 	ok := id != "" && len(id) <= MaxID && alphanumeric(id[0])
 	for i := 0; ok && i < len(id); i++ {
 		ok = alphanumeric(id[i]) || strings.IndexByte("_.-", id[i]) >= 0
 	}
 	if !ok {
-		return fmt.Errorf("container id %.150q: %w: want a letter or digit, then at most %d letters, digits, '_', '.' and '-'", id, errs.ErrInvalid, MaxID-1)
+		return fmt.Errorf("%s id %.150q: %w: want a letter or digit, then at most %d letters, digits, '_', '.' and '-'", of, id, errs.ErrInvalid, MaxID-1)
 	}
 	return nil
 }
@@ -56,6 +58,17 @@ func CheckCreate(req api.CreateRequest) error {
 	}
 	if err := checkProcess(req.Process); err != nil {
 		return fmt.Errorf("create %s: %w", req.ID, err)
+	}
+	return nil
+}
+
+// CheckExec returns ErrInvalid, with the reason, for a request that no backend could honour.
+func CheckExec(req api.ExecRequest) error {
+	if err := checkID("exec", req.ExecID); err != nil {
+		return err
+	}
+	if err := checkProcess(req.Process); err != nil {
+		return fmt.Errorf("exec %s: %w", req.ExecID, err)
 	}
 	return nil
 }

@@ -41,6 +41,9 @@ type container struct {
 	state state
 	exit  api.Exit
 	at    time.Time // of the exit
+
+	execs   execList
+	joiners sync.WaitGroup // execs that run or are being started; one is added under mu while the state is running
 }
 
 func newContainer(id string) *container {
@@ -148,34 +151,15 @@ func (c *container) wait(ctx context.Context) (api.WaitReply, error) {
 }
 
 // attach connects a stream to the process's stdio until the process has ended or the stream is closed.
-func (c *container) attach(req api.AttachRequest, st *api.Stream, accept func() error) error {
+func (c *container) attach(ctx context.Context, req api.AttachRequest, st *api.Stream, accept func() error) error {
 	sub := c.io.subscribe()
-	reader := make(chan struct{})
-	defer func() {
-		sub.close()
-		st.Close() // the reader returns
-		<-reader
-	}()
+	defer sub.close()
 	if err := accept(); err != nil {
-		close(reader)
 		return err
 	}
-	go func() {
-		defer close(reader)
-		defer sub.close()
-		c.input(req, st)
-	}()
-	for {
-		f, ok := sub.next()
-		if !ok {
-			break
-		}
-		if err := st.Send(f.kind, f.data); err != nil {
-			return err
-		}
-	}
-	if exit, ok := sub.exit(); ok {
-		return st.SendJSON(api.FrameExit, exit)
-	}
-	return nil
+	ctx = st.HandleFrames(ctx, session{c.io, req.Stdin, c.kill}.frame)
+	stop := context.AfterFunc(ctx, sub.close)
+	defer stop()
+	_, err := sub.send(st)
+	return err
 }

@@ -21,12 +21,13 @@ type Engine struct {
 
 	mu         sync.Mutex
 	containers map[string]*container
+	execs      map[string]*execution
 	closed     bool
 }
 
 // New returns an engine without containers. Close ends it.
 func New(backend Backend) *Engine {
-	return &Engine{backend: backend, containers: make(map[string]*container)}
+	return &Engine{backend: backend, containers: make(map[string]*container), execs: make(map[string]*execution)}
 }
 
 // Register adds the methods of containers and events to m.
@@ -36,7 +37,9 @@ func (e *Engine) Register(m *api.Mux) {
 	api.Handle(m, api.Wait, e.wait)
 	api.Handle(m, api.Kill, e.kill)
 	api.Handle(m, api.Remove, e.remove)
+	api.Handle(m, api.ExecInspect, e.execInspect)
 	api.HandleStream(m, api.Attach, e.attach)
+	api.HandleStream(m, api.Exec, e.exec)
 	api.HandleStream(m, api.Events, e.events.serve)
 }
 
@@ -111,6 +114,9 @@ func (e *Engine) drop(c *container) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.containers, c.id)
+	for _, x := range c.execs.all {
+		delete(e.execs, x.id)
+	}
 }
 
 func (e *Engine) create(ctx context.Context, req api.CreateRequest) (_ api.CreateReply, err error) {
@@ -139,6 +145,7 @@ func (e *Engine) create(ctx context.Context, req api.CreateRequest) (_ api.Creat
 	}
 	done = true
 	c.sb, c.io = sb, newStdio(sb.Stdio())
+	c.io.run()
 	if err := c.move(creating, created); err != nil {
 		return api.CreateReply{}, err
 	}
@@ -203,6 +210,7 @@ func (e *Engine) removeContainer(ctx context.Context, c *container, force bool) 
 		return fmt.Errorf("remove container %s: %w", c.id, err)
 	}
 	<-c.done // its process has ended, and its output is read within drainTime
+	c.joiners.Wait()
 	if err := c.move(exited, removed); err != nil {
 		return err
 	}
@@ -210,10 +218,10 @@ func (e *Engine) removeContainer(ctx context.Context, c *container, force bool) 
 	return nil
 }
 
-func (e *Engine) attach(_ context.Context, req api.AttachRequest, st *api.Stream, accept func() error) error {
+func (e *Engine) attach(ctx context.Context, req api.AttachRequest, st *api.Stream, accept func() error) error {
 	c, err := e.get(req.ID)
 	if err != nil {
 		return err
 	}
-	return c.attach(req, st, accept)
+	return c.attach(ctx, req, st, accept)
 }

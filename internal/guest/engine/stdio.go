@@ -52,21 +52,26 @@ type chunk struct {
 	data []byte // shared by all subscribers, never changed
 }
 
+// newStdio returns what hands on nothing yet: run begins.
 func newStdio(ends Stdio) *stdio {
 	o := &stdio{ends: ends, subs: make(map[*subscriber]struct{})}
 	o.space.L = &o.mu
 	if ends.Stdin != nil {
 		o.input = newInput(ends)
 	}
+	return o
+}
+
+// run reads the output from now on, until finish is called and all of it was read.
+func (o *stdio) run() {
 	for _, p := range []struct {
 		kind api.FrameType
 		r    Reader
-	}{{api.FrameStdout, ends.Stdout}, {api.FrameStderr, ends.Stderr}} {
+	}{{api.FrameStdout, o.ends.Stdout}, {api.FrameStderr, o.ends.Stderr}} {
 		if p.r != nil {
 			o.pumps.Go(func() { o.pump(p.kind, p.r) })
 		}
 	}
-	return o
 }
 
 // pump reads r to its end, or after the process has ended until it is silent.

@@ -34,7 +34,9 @@ func collect(s *subscriber) map[api.FrameType]string {
 func pipes() (o *stdio, stdout, stderr net.Conn) {
 	outR, outW := net.Pipe()
 	errR, errW := net.Pipe()
-	return newStdio(Stdio{Stdout: outR, Stderr: errR}), outW, errW
+	o = newStdio(Stdio{Stdout: outR, Stderr: errR})
+	o.run()
+	return o, outW, errW
 }
 
 func TestSubscribersGetAllFromTheirSubscriptionOn(t *testing.T) {
