@@ -152,20 +152,30 @@ func (c command) disks() []string {
 	return a
 }
 
-// blockNode is the block node of a disk, for the command line and for blockdev-add.
+// blockNode is the block node of a disk, for the command line and for blockdev-add. The host's page cache is used, and a
+// guest that flushes its disk has synced the file. What the guest discards, or overwrites with zeros, becomes a hole.
 func blockNode(d vm.Disk) map[string]any {
-	return map[string]any{
+	n := map[string]any{
 		"driver": "raw", "node-name": diskNode + d.ID, "read-only": d.ReadOnly, "discard": "unmap",
 		"file": map[string]any{"driver": "file", "filename": d.Path, "read-only": d.ReadOnly, "discard": "unmap"},
 	}
+	if !d.ReadOnly {
+		n["detect-zeroes"] = "unmap"
+	}
+	return n
 }
 
-// diskDevice is the device of a disk, for the command line and for device_add.
+// diskDevice is the device of a disk, for the command line and for device_add. Errors go to the guest, which knows what to
+// do about them: QEMU by itself stops the machine when the host's file system is full, and then nothing answers.
 func diskDevice(d vm.Disk, lun int) map[string]any {
-	return map[string]any{
+	dev := map[string]any{
 		"driver": "scsi-hd", "bus": scsiBus, "lun": lun,
-		"id": diskNode + d.ID, "drive": diskNode + d.ID, "serial": d.ID, "device_id": d.ID,
+		"id": diskNode + d.ID, "drive": diskNode + d.ID, "serial": d.ID, "device_id": d.ID, "rerror": "report",
 	}
+	if !d.ReadOnly {
+		dev["werror"] = "report"
+	}
+	return dev
 }
 
 // text is a value as JSON, which QEMU takes in place of its own syntax: paths may have commas in them.
