@@ -49,13 +49,13 @@ type Machine struct {
 	wg     sync.WaitGroup
 
 	mu     sync.Mutex
-	disks  map[string]*disk // by ID
-	err    error            // why the machine had to be ended
+	disks  map[string]*attachment // by ID
+	err    error                  // why the machine had to be ended
 	closed bool
 }
 
-// disk is a disk that is attached or being attached.
-type disk struct {
+// attachment is a disk that is attached or being attached.
+type attachment struct {
 	done chan struct{}
 	err  error
 }
@@ -82,7 +82,7 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start machine %s: %w", cfg.Name, err)
 	}
-	m := &Machine{cfg: cfg, inst: inst, disks: make(map[string]*disk)}
+	m := &Machine{cfg: cfg, inst: inst, disks: make(map[string]*attachment)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	if err := m.greet(ctx); err != nil {
 		m.cancel()
@@ -170,7 +170,7 @@ func (m *Machine) AttachDisks(ctx context.Context, disks ...vm.Disk) error {
 	if !ok {
 		return fmt.Errorf("attach disks: driver %s: %w", m.cfg.Driver.Name(), errs.ErrUnsupported)
 	}
-	pending := make([]*disk, len(disks))
+	pending := make([]*attachment, len(disks))
 	m.mu.Lock()
 	if m.closed {
 		m.mu.Unlock()
@@ -179,7 +179,7 @@ func (m *Machine) AttachDisks(ctx context.Context, disks ...vm.Disk) error {
 	for i, d := range disks {
 		a := m.disks[d.ID]
 		if a == nil {
-			a = &disk{done: make(chan struct{})}
+			a = &attachment{done: make(chan struct{})}
 			m.disks[d.ID] = a
 			m.wg.Go(func() { m.attach(att, d, a) })
 		}
@@ -199,7 +199,7 @@ func (m *Machine) AttachDisks(ctx context.Context, disks ...vm.Disk) error {
 	return nil
 }
 
-func (m *Machine) attach(att vm.DiskAttacher, d vm.Disk, a *disk) {
+func (m *Machine) attach(att vm.DiskAttacher, d vm.Disk, a *attachment) {
 	defer close(a.done)
 	if a.err = att.AttachDisk(m.ctx, d); a.err != nil {
 		m.mu.Lock()
