@@ -59,10 +59,23 @@ type VMConfig struct {
 	Transport vm.Transport
 	// QEMU is the path of the QEMU binary. "" looks for qemu-system-x86_64 or qemu-system-aarch64 in PATH.
 	QEMU string
+	// Template says how a machine comes to be. The zero value lets it go on from a machine of the same shape that has
+	// booted once and was saved in the boot cache, in a tenth of the time of a boot; the first one makes that. Where this
+	// is not possible, as with hardware virtualisation for now, machines boot.
+	Template TemplateMode
 	// Console gets what the guest prints on its console, kernel messages included. Writes must not block for long. nil
 	// drops it; the last lines are part of every error of the machine all the same.
 	Console io.Writer
 }
+
+// TemplateMode says whether machines go on from a template.
+type TemplateMode string
+
+// The template modes.
+const (
+	TemplateAuto TemplateMode = ""    // where it is possible
+	TemplateOff  TemplateMode = "off" // every machine boots
+)
 
 // NetworkConfig configures networks. It has no fields yet: a container has a loopback interface and no other.
 type NetworkConfig struct{}
@@ -149,6 +162,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.VM.Arch != "amd64" && c.VM.Arch != "arm64" {
 		return c, fmt.Errorf("%w Config.VM.Arch %q: use amd64 or arm64", errs.ErrInvalid, c.VM.Arch)
+	}
+	if c.VM.Template != TemplateAuto && c.VM.Template != TemplateOff {
+		return c, fmt.Errorf("%w Config.VM.Template %q: use off, or leave it empty", errs.ErrInvalid, c.VM.Template)
 	}
 	if c.Lifecycle.IdleTimeout == 0 {
 		c.Lifecycle.IdleTimeout = defaultIdleTimeout

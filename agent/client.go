@@ -47,6 +47,19 @@ func (c *Client) VsockCheck(ctx context.Context) (api.VsockCheckReply, error) {
 	return call(ctx, c, api.VsockCheck, api.VsockCheckRequest{})
 }
 
+// Settle waits until everything that the guest does at its boot is done. Where a part of that went wrong, the error says
+// so.
+func (c *Client) Settle(ctx context.Context) error {
+	_, err := call(ctx, c, api.Settle, api.SettleRequest{})
+	return err
+}
+
+// Wake gives a guest that goes on from a template randomness and a time of its own.
+func (c *Client) Wake(ctx context.Context, req api.WakeRequest) error {
+	_, err := call(ctx, c, api.Wake, req)
+	return err
+}
+
 // Poweroff asks the guest to power off: containers are killed and file systems unmounted. It returns when that is done
 // and the power is about to go. A second call may find the agent gone.
 func (c *Client) Poweroff(ctx context.Context) error {

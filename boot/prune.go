@@ -24,10 +24,10 @@ func (e *entry) mark(now time.Time) {
 	}
 }
 
-// prune removes the agents and initramfs archives that were not used for long. What somebody is looking at or building
+// prune removes the agents, initramfs archives and templates that were not used for long. What somebody is looking at or building
 // just now is left.
 func (s *store) prune(now time.Time) {
-	for _, kind := range []string{kindAgent, kindInitramfs} {
+	for _, kind := range []string{kindAgent, kindInitramfs, kindTemplate} {
 		names, err := os.ReadDir(filepath.Join(s.dir, kind))
 		if err != nil {
 			continue

@@ -76,7 +76,7 @@ func (e *entry) sum(name string) string {
 
 func openStore(dir string, log *slog.Logger) (*store, error) {
 	s := &store{dir: dir, log: log}
-	for _, d := range []string{"", "locks", "sources", kindPackage, kindKernel, kindAgent, kindInitramfs} {
+	for _, d := range []string{"", "locks", "sources", kindPackage, kindKernel, kindAgent, kindInitramfs, kindTemplate} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			return nil, fmt.Errorf("make boot cache: %w", err)
 		}

@@ -30,6 +30,10 @@ type Config struct {
 	Console     io.Writer    // gets the guest's console; nil drops it
 	Logger      *slog.Logger // nil is silent
 
+	// Template lets the machine go on from one that has booted before and was saved in the boot cache. Where that is not
+	// possible or fails, it boots; the Logger is told why.
+	Template bool
+
 	// OnBooting is told that kernel and initramfs are there, before the hypervisor is started. nil is nobody.
 	OnBooting func()
 	// OnEvent is told what the guest reports, OnEnd that the machine has ended. They are called by one goroutine, OnEnd
@@ -73,31 +77,63 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	if cfg.OnBooting != nil {
 		cfg.OnBooting()
 	}
-	began := time.Now()
-	inst, err := cfg.Driver.Start(ctx, vm.Spec{
+	spec := vm.Spec{
 		Name: cfg.Name, Arch: assets.Arch, Kernel: assets.Kernel, Initramfs: assets.Initramfs,
 		CPUs: cfg.CPUs, Memory: cfg.Memory, Console: cfg.Console,
 		Accelerator: cfg.Accelerator, Transport: cfg.Transport,
-	})
+	}
+	if cfg.Template {
+		m, err := fromTemplate(ctx, cfg, assets, spec)
+		if err == nil {
+			return m, nil
+		}
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		cfg.Logger.Info("the machine boots, without a template", "machine", cfg.Name, "reason", err)
+	}
+	return launch(ctx, cfg, spec)
+}
+
+func fromTemplate(ctx context.Context, cfg Config, assets *boot.Assets, spec vm.Spec) (*Machine, error) {
+	t, err := newTemplate(cfg, assets, spec)
+	if err != nil {
+		return nil, err
+	}
+	return t.start(ctx)
+}
+
+// launch starts a machine and returns it when its agent has answered.
+func launch(ctx context.Context, cfg Config, spec vm.Spec) (*Machine, error) {
+	began := time.Now()
+	inst, err := cfg.Driver.Start(ctx, spec)
 	if err != nil {
 		return nil, fmt.Errorf("start machine %s: %w", cfg.Name, err)
 	}
-	m := &Machine{cfg: cfg, inst: inst, disks: make(map[string]*attachment)}
+	m := &Machine{cfg: cfg, inst: inst, agent: newAgent(inst), disks: make(map[string]*attachment)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
-	if err := m.greet(ctx); err != nil {
+	if err := m.greet(ctx, spec.State != ""); err != nil {
 		m.cancel()
 		inst.Close()
-		return nil, fmt.Errorf("start machine %s: %w", cfg.Name, m.explain(err))
+		return nil, fmt.Errorf("start machine %s: %w", cfg.Name, explain(inst, err))
 	}
 	cfg.Logger.Debug("machine ready", "machine", cfg.Name, "kernel", m.guest.Kernel, "after", time.Since(began))
 	return m, nil
 }
 
+func newAgent(inst vm.Instance) *agent.Client {
+	return agent.New(func(ctx context.Context) (net.Conn, error) { return inst.Dial(ctx, api.Port) })
+}
+
 // greet waits for the agent's first answer and subscribes to its events.
-func (m *Machine) greet(ctx context.Context) (err error) {
-	m.agent = agent.New(func(ctx context.Context) (net.Conn, error) { return m.inst.Dial(ctx, api.Port) })
+func (m *Machine) greet(ctx context.Context, clone bool) (err error) {
 	if m.guest, err = m.agent.Ping(ctx); err != nil {
 		return err
+	}
+	if clone {
+		if err := m.wake(ctx); err != nil {
+			return err
+		}
 	}
 	events, err := m.agent.Events(m.ctx)
 	if err != nil {
@@ -108,11 +144,11 @@ func (m *Machine) greet(ctx context.Context) (err error) {
 }
 
 // explain adds the console's last lines to an error of a machine whose driver has not done so itself.
-func (m *Machine) explain(err error) error {
-	if ierr := m.inst.Err(); ierr != nil {
+func explain(inst vm.Instance, err error) error {
+	if ierr := inst.Err(); ierr != nil {
 		return ierr // it has them
 	}
-	if c, ok := m.inst.(vm.ConsoleTailer); ok && c.ConsoleTail() != "" {
+	if c, ok := inst.(vm.ConsoleTailer); ok && c.ConsoleTail() != "" {
 		return fmt.Errorf("%w; the console's last lines:\n%s", err, c.ConsoleTail())
 	}
 	return err

@@ -69,6 +69,13 @@ type Snapshotter interface {
 	Snapshot(ctx context.Context, path string) error
 }
 
+// Shaper is a Driver whose machines can go on from a saved state: its instances are Snapshotters.
+type Shaper interface {
+	// Shape returns a text that is equal for two Specs where a machine of one can go on from the state of a machine of
+	// the other, given the same kernel and initramfs. ErrUnsupported says that no machine of the Spec can be saved.
+	Shape(spec Spec) (string, error)
+}
+
 // Accelerator says how guest code is executed.
 type Accelerator string
 

@@ -17,6 +17,8 @@ const Port uint32 = 1024
 var (
 	Ping       = Method[PingRequest, PingReply]{"ping"}
 	VsockCheck = Method[VsockCheckRequest, VsockCheckReply]{"vsock-check"}
+	Settle     = Method[SettleRequest, SettleReply]{"settle"}
+	Wake       = Method[WakeRequest, WakeReply]{"wake"}
 	Poweroff   = Method[PoweroffRequest, PoweroffReply]{"poweroff"}
 	Create     = Method[CreateRequest, CreateReply]{"create"}
 	Start      = Method[StartRequest, StartReply]{"start"}
@@ -67,6 +69,21 @@ type VsockCheckReply struct {
 	CID  uint32    `json:"cid"`
 	Ping PingReply `json:"ping"`
 }
+
+// SettleRequest waits until everything that the guest does at its boot is done. A machine is saved as a template then.
+type SettleRequest struct{}
+
+// SettleReply is empty.
+type SettleReply struct{}
+
+// WakeRequest gives a machine that goes on from a template what must not be the same in all that do.
+type WakeRequest struct {
+	Entropy []byte    `json:"entropy"` // 32 to 512 random bytes, from which the kernel's random number generator starts anew
+	Time    time.Time `json:"time"`    // of the host, to which the guest's clock is set
+}
+
+// WakeReply is empty.
+type WakeReply struct{}
 
 // PoweroffRequest asks for a clean power-off: containers are killed, file systems are synced and unmounted.
 type PoweroffRequest struct{}

@@ -27,7 +27,7 @@ func Main(console io.Writer) error {
 		return errors.New("the agent is the first process of a guest, and nothing else")
 	}
 	unix.Umask(0) // modes are what they are said to be
-	a := &agent{console: console, phases: &phases{}, reaper: proc.NewReaper(), failed: make(chan error, 4)}
+	a := &agent{console: console, phases: &phases{}, reaper: proc.NewReaper(), failed: make(chan error, 4), settled: make(chan struct{})}
 	a.phases.done("exec")
 	return a.run(context.Background())
 }
@@ -41,6 +41,9 @@ type agent struct {
 	box     *box.Box
 	engine  *engine.Engine
 	vsock   vsockServer
+
+	settled   chan struct{} // closed when what boots in the background is done
+	settleErr error         // readable after that
 }
 
 func (a *agent) run(ctx context.Context) error {
@@ -101,6 +104,8 @@ func (a *agent) prepare(ctx context.Context, mods []bootfs.Module, early <-chan 
 	}
 	a.box.HandleDevice(uevent.Event{Action: uevent.Rescan})
 	a.phases.done("containers")
+	a.settleErr = err
+	close(a.settled)
 	if err := a.vsock.run(ctx); err != nil && ctx.Err() == nil {
 		a.complain(err) // the port to the host is there still
 	}

@@ -16,6 +16,8 @@ func (a *agent) methods() *api.Mux {
 	a.engine.Register(m)
 	api.Handle(m, api.Ping, a.ping)
 	api.Handle(m, api.VsockCheck, a.vsock.check)
+	api.Handle(m, api.Settle, a.settle)
+	api.Handle(m, api.Wake, wake)
 	api.HandleThen(m, api.Poweroff, a.prepareOff, a.off)
 	a.vsock.ping = a.ping
 	return m

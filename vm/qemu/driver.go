@@ -36,7 +36,10 @@ type Driver struct {
 	log    *slog.Logger
 }
 
-var _ vm.Driver = (*Driver)(nil)
+var (
+	_ vm.Driver = (*Driver)(nil)
+	_ vm.Shaper = (*Driver)(nil)
+)
 
 // New returns a driver. It looks at nothing: a missing QEMU shows in Start and in Probe.
 func New(cfg Config) *Driver {

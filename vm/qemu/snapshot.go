@@ -5,12 +5,47 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/vm"
 )
 
 // stateFD is the name under which QEMU keeps the file that it was passed.
 const stateFD = "state"
+
+// Shape returns what must be the same for a state to be restored: the QEMU and its arguments. See vm.Shaper. A machine
+// that uses hardware virtualisation or AF_VSOCK is ErrUnsupported.
+func (d *Driver) Shape(spec vm.Spec) (string, error) {
+	h := thisHost()
+	spec, err := spec.Complete(h.arch)
+	if err != nil {
+		return "", err
+	}
+	if spec.Transport == vm.TransportVsock {
+		return "", fmt.Errorf("save a machine with transport vsock: %w: its context ID is part of it", errs.ErrUnsupported)
+	}
+	path, err := find(d.binary, h.os, spec.Arch)
+	if err != nil {
+		return "", err
+	}
+	bin, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("look at %s: %w", path, err)
+	}
+	accel, _, err := h.choose(spec.Arch, spec.Accelerator)
+	if err != nil {
+		return "", err
+	}
+	// What is a path or a name is left out: the caller knows the kernel and the initramfs by their content.
+	spec.Name, spec.Kernel, spec.Initramfs, spec.MemoryFile, spec.State, spec.Disks = "m", "k", "i", "f", "", nil
+	if accel != vm.AcceleratorTCG {
+		return "", fmt.Errorf("save a machine that runs with %s: %w: this is proved for software emulation only", accel, errs.ErrUnsupported)
+	}
+	parts := append(command{spec: spec, accel: accel}.args(), path, bin.ModTime().UTC().String(), strconv.FormatInt(bin.Size(), 10))
+	return strings.Join(parts, "\x00"), nil
+}
 
 // Snapshot saves the machine. See vm.Snapshotter. It takes some 10 ms: memory that is in a file is not written again.
 func (i *Instance) Snapshot(ctx context.Context, path string) (err error) {
