@@ -19,26 +19,31 @@ import (
 	"github.com/arcboxlabs/arcbox-go/vm/qemu"
 )
 
-// boots measures the floor and the cold boot in turn, so that both see the same noise.
+// boots measures the floor, the cold boot and the clone in turn, so that all see the same noise.
 func (b *suite) boots() error {
 	floor, err := b.floorCommand()
 	if err != nil {
 		return fmt.Errorf("floor: %w", err)
 	}
-	var floors, colds []float64
+	var floors, colds, clones []float64
 	for range b.rounds {
 		f, err := floorBoot(b.ctx, floor)
 		if err != nil {
 			return fmt.Errorf("floor: %w", err)
 		}
-		c, err := b.coldBoot()
+		cold, err := b.ready(arcbox.TemplateOff)
 		if err != nil {
 			return fmt.Errorf("cold boot: %w", err)
 		}
-		floors, colds = append(floors, ms(f)), append(colds, ms(c))
+		clone, err := b.ready(arcbox.TemplateAuto)
+		if err != nil {
+			return fmt.Errorf("clone: %w", err)
+		}
+		floors, colds, clones = append(floors, ms(f)), append(colds, ms(cold)), append(clones, ms(clone))
 	}
 	report("floor_boot_ms", "ms", floors)
 	report("cold_boot_ms", "ms", colds)
+	report("clone_boot_ms", "ms", clones)
 	return nil
 }
 
@@ -118,9 +123,11 @@ func floorBoot(ctx context.Context, args []string) (time.Duration, error) {
 	return 0, errors.New("/init did not report")
 }
 
-// coldBoot measures from the wish for a machine to its agent's answer.
-func (b *suite) coldBoot() (time.Duration, error) {
-	rt, err := arcbox.New(b.config())
+// ready measures from the wish for a machine to its agent's answer.
+func (b *suite) ready(mode arcbox.TemplateMode) (time.Duration, error) {
+	cfg := b.config()
+	cfg.VM.Template = mode
+	rt, err := arcbox.New(cfg)
 	if err != nil {
 		return 0, err
 	}

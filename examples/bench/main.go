@@ -2,9 +2,10 @@
 // nothing: machines differ, and are noisy. Compare values of one run with each other.
 //
 //	floor_boot_ms       QEMU alone with the same kernel, kernel command line, processor and accelerator: exec to /init's first line
-//	cold_boot_ms        Runtime wants a machine, to its agent's answer
+//	cold_boot_ms        Runtime wants a machine, to its agent's answer, with templates off
+//	clone_boot_ms       the same with a template that is there
 //	container_start_ms  RunContainer of true in a running machine, from the call to the exit
-//	first_run_ms        a new process, image in the store: from its start to the container's first output, VM included
+//	first_run_ms        a new process, image in the store: from its start to the container's first output, VM included (a clone)
 //	layer_convert_mb_s  an uncompressed layer into the store, digests and ext4 image included
 //	docker_run_ms       with -docker: docker run of the same image with a running dockerd, network off, to its exit
 //	arcbox_run_ms       with -docker: the same by arcbox in a running machine, measured in turn with it

@@ -1,0 +1,137 @@
+package arcbox_test
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/arcboxlabs/arcbox-go"
+)
+
+// logged is a logger whose text can be looked at.
+func logged(cfg *arcbox.Config) *consoleLog {
+	out := &consoleLog{}
+	cfg.Logger = slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	return out
+}
+
+// templateConfig is a config with a template of its own: no other test has a machine of this size.
+func templateConfig(t *testing.T, memory int64) arcbox.Config {
+	shared.get(t)
+	cfg := testConfig(t)
+	cfg.VM.Memory = memory
+	return cfg
+}
+
+const (
+	madeTemplate = "made a template"
+	noTemplate   = "without a template"
+)
+
+// TestClonesAreMachinesOfTheirOwn runs several machines from one template at once: it is made once, and they have their own
+// randomness, the right time, and their own memory.
+func TestClonesAreMachinesOfTheirOwn(t *testing.T) {
+	cfg := templateConfig(t, 384<<20)
+	log := logged(&cfg)
+	for _, dir := range templates(t, cfg) {
+		require.NoError(t, os.RemoveAll(dir))
+	}
+	var wg sync.WaitGroup
+	outputs := make([]string, 4)
+	for i := range outputs {
+		cfg := cfg
+		cfg.DataDir = t.TempDir()
+		rt := newRuntime(t, cfg)
+		loadBusybox(t, rt)
+		wg.Go(func() {
+			outputs[i] = run(t, rt, arcbox.ContainerSpec{
+				Args: sh("cat /proc/sys/kernel/random/uuid; date +%s; head -c 30000000 /dev/zero > /tmp/mine && wc -c < /tmp/mine"),
+			}, arcbox.RunOptions{}).stdout
+		})
+	}
+	wg.Wait()
+	if !strings.Contains(log.String(), madeTemplate) {
+		require.Contains(t, log.String(), noTemplate)
+		t.Skip("this host has hardware virtualisation, with which there are no templates yet")
+	}
+	require.NotContains(t, log.String(), noTemplate)
+	require.Equal(t, 1, strings.Count(log.String(), madeTemplate), "%s", log)
+	seen := map[string]bool{}
+	for _, out := range outputs {
+		lines := strings.Fields(out)
+		require.Len(t, lines, 3, out)
+		require.False(t, seen[lines[0]], "two clones have the same randomness")
+		seen[lines[0]] = true
+		at, err := strconv.ParseInt(lines[1], 10, 64)
+		require.NoError(t, err)
+		require.WithinDuration(t, time.Now(), time.Unix(at, 0), time.Minute)
+		require.Equal(t, "30000000", lines[2])
+	}
+}
+
+// templates returns the directories of the templates of machines with a config's memory.
+func templates(t *testing.T, cfg arcbox.Config) (dirs []string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(cfg.Boot.Dir, "templates", "*", "memory"))
+	require.NoError(t, err)
+	for _, file := range files {
+		if info, err := os.Stat(file); err == nil && info.Size() == cfg.VM.Memory {
+			dirs = append(dirs, filepath.Dir(file))
+		}
+	}
+	return dirs
+}
+
+// TestTemplateThatDoesNotServe damages a template in a way that only its use shows: the machine boots, says why, and the
+// next one has a template again.
+func TestTemplateThatDoesNotServe(t *testing.T) {
+	cfg := templateConfig(t, 352<<20)
+	for _, dir := range templates(t, cfg) {
+		require.NoError(t, os.RemoveAll(dir))
+	}
+	log := logged(&cfg)
+	fine := func() {
+		rt := newRuntime(t, cfg)
+		loadBusybox(t, rt)
+		require.Equal(t, "fine\n", run(t, rt, arcbox.ContainerSpec{Args: sh("echo fine")}, arcbox.RunOptions{}).stdout)
+		require.NoError(t, rt.Close())
+	}
+	fine()
+	dirs := templates(t, cfg)
+	if len(dirs) == 0 {
+		require.Contains(t, log.String(), noTemplate)
+		t.Skip("this host has hardware virtualisation, with which there are no templates yet")
+	}
+	require.Len(t, dirs, 1)
+	state := filepath.Join(dirs[0], "state")
+	info, err := os.Stat(state)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(state, make([]byte, info.Size()), 0o600))
+	require.NoError(t, os.Chtimes(state, info.ModTime(), info.ModTime()))
+	fine()
+	require.Contains(t, log.String(), noTemplate)
+	fine()
+	require.Equal(t, 2, strings.Count(log.String(), madeTemplate), "%s", log)
+}
+
+func TestTemplatesCanBeSwitchedOff(t *testing.T) {
+	cfg := templateConfig(t, 320<<20)
+	cfg.VM.Template = arcbox.TemplateOff
+	log := logged(&cfg)
+	rt := newRuntime(t, cfg)
+	loadBusybox(t, rt)
+	require.Equal(t, "fine\n", run(t, rt, arcbox.ContainerSpec{Args: sh("echo fine")}, arcbox.RunOptions{}).stdout)
+	require.NotContains(t, log.String(), "emplate")
+
+	cfg.VM.Template = "always"
+	_, err := arcbox.New(cfg)
+	require.ErrorIs(t, err, arcbox.ErrInvalid)
+	require.ErrorContains(t, err, "Config.VM.Template")
+}
