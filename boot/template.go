@@ -15,6 +15,7 @@ type TemplateKey struct {
 	Shape  string // of the machine, as its driver tells
 }
 
+// String returns the key as it names the directory.
 func (k TemplateKey) String() string { return digest("template 1", k.Assets, k.Shape)[:32] }
 
 // Template returns the directory of a template in the cache. Where it is not there, or damaged, build makes it in a
