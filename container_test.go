@@ -172,7 +172,7 @@ func TestCommandNotFoundAndNotExecutable(t *testing.T) {
 			err = rt.StartContainer(ctx, info.ID)
 			require.ErrorIs(t, err, tt.want)
 			require.ErrorContains(t, err, tt.args[0])
-			exit, err := rt.WaitContainer(ctx, info.ID)
+			exit, err := rt.WaitContainer(ctx, info.ID, arcbox.WaitOptions{})
 			require.NoError(t, err)
 			require.Equal(t, tt.code, exit.Code)
 			require.NoError(t, rt.RemoveContainer(ctx, info.ID, arcbox.RemoveOptions{}))

@@ -15,6 +15,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go/event"
 	"github.com/arcboxlabs/arcbox-go/internal/container"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/fsx"
 	"github.com/arcboxlabs/arcbox-go/internal/image"
 	"github.com/arcboxlabs/arcbox-go/lifecycle"
 	"github.com/arcboxlabs/arcbox-go/machine"
@@ -30,6 +31,8 @@ type Runtime struct {
 	images     *image.Store
 	containers *container.Manager
 	machine    *lifecycle.Supervisor[*machine.Machine]
+	owner      bool   // the records of containers in the data directory are this Runtime's
+	disown     func() // lets another Runtime have them
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -68,13 +71,40 @@ func New(cfg Config) (*Runtime, error) {
 	}
 	r := &Runtime{cfg: cfg, images: images, gone: make(chan struct{})}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	r.containers = container.NewManager(container.Config{
-		Images: images, Acquire: r.acquireMachine, Events: &r.events, Logger: cfg.Logger,
-	})
+	if err := r.openContainers(); err != nil {
+		r.cancel()
+		return nil, opError("New", "", errors.Join(err, images.Close()))
+	}
 	r.machine = lifecycle.New(lifecycle.Options[*machine.Machine]{
 		Start: r.startMachine, IdleTimeout: cfg.Lifecycle.IdleTimeout, OnState: r.publishMachine,
 	})
 	return r, nil
+}
+
+// openContainers makes the manager of the containers. The records in the data directory belong to the first Runtime that
+// is open on it; another one has only containers of its own, which end with it.
+func (r *Runtime) openContainers() error {
+	dir := filepath.Join(r.cfg.DataDir, "containers")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("%w directory of containers: %w", errs.ErrUnavailable, err)
+	}
+	unlock, err := fsx.TryLock(filepath.Join(dir, ".lock"), true)
+	switch {
+	case errors.Is(err, errs.ErrInUse):
+		r.cfg.Logger.Info("another runtime has the containers of the data directory: those of this one end with it", "dir", dir)
+		dir, unlock = "", func() {}
+	case err != nil:
+		return fmt.Errorf("%w directory of containers: %w", errs.ErrUnavailable, err)
+	}
+	r.containers, err = container.NewManager(container.Config{
+		Images: r.images, Acquire: r.acquireMachine, Current: r.currentMachine, Dir: dir, Events: &r.events, Logger: r.cfg.Logger,
+	})
+	if err != nil {
+		unlock()
+		return err
+	}
+	r.owner, r.disown = dir != "", unlock
+	return nil
 }
 
 // prepareDataDir makes the directory and finds out whether it can be written.
@@ -127,6 +157,12 @@ func (r *Runtime) acquireMachine(ctx context.Context) (container.Machine, func()
 	return guest{m}, release, nil
 }
 
+// currentMachine returns the machine where it runs.
+func (r *Runtime) currentMachine() (container.Machine, bool) {
+	m, ok := r.machine.Current()
+	return guest{m}, ok
+}
+
 // publishMachine turns the supervisor's transitions into events.
 func (r *Runtime) publishMachine(t lifecycle.Transition) {
 	kinds := map[lifecycle.State]event.Kind{
@@ -172,6 +208,7 @@ func (r *Runtime) Close() error {
 		r.calls.Wait()
 		r.containers.Close()
 		r.closeErr = opError("Close", "", errors.Join(r.machine.Close(), r.images.Close()))
+		r.disown()
 		r.events.Close()
 	})
 	<-r.gone

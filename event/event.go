@@ -22,6 +22,12 @@ const (
 	ContainerExited  Kind = "container.exited" // with AttrExitCode, and AttrSignal where a signal ended it
 	ContainerOOM     Kind = "container.oom"    // the guest's kernel killed a process of it for lack of memory
 	ContainerRemoved Kind = "container.removed"
+	ContainerPaused  Kind = "container.paused"
+	ContainerResumed Kind = "container.resumed"
+	ContainerRenamed Kind = "container.renamed"       // with AttrOldName
+	ContainerUpdated Kind = "container.updated"       // its limits or its restart policy
+	ContainerHealth  Kind = "container.health_status" // its health has changed; with AttrHealth
+	ExecStarted      Kind = "exec.started"            // a command was executed in it; with AttrExecID
 )
 
 // The kinds for images. ID is the image's digest and Image the reference.
@@ -51,6 +57,9 @@ const (
 	AttrExitCode = "exit_code" // decimal
 	AttrSignal   = "signal"    // name without SIG
 	AttrError    = "error"     // text
+	AttrOldName  = "old_name"  // of a renamed container
+	AttrHealth   = "health"    // starting, healthy or unhealthy
+	AttrExecID   = "exec_id"   // of a process in a container
 	AttrRetryIn  = "retry_in"  // as time.Duration prints it: a new start follows after this time
 )
 

@@ -3,7 +3,6 @@ package container
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 
 	"github.com/arcboxlabs/arcbox-go/agent"
@@ -14,34 +13,60 @@ import (
 // Attachment is a connection to the stdio of a container.
 type Attachment struct {
 	*agent.Process
-	m *Manager
-	e *entry
+	m   *Manager
+	id  string
+	run *run
 }
 
-// Attach connects to the stdio of a container that has not exited.
+// Attach connects to the stdio of a container that was created or runs.
 func (m *Manager) Attach(ctx context.Context, ref string, stdin bool, stdout, stderr io.Writer) (*Attachment, error) {
 	e, err := m.lookup(ref)
 	if err != nil {
 		return nil, err
 	}
 	m.mu.Lock()
-	info := e.info
+	state := e.info.State
+	if state != StateCreated && state != StateRunning && state != StatePaused {
+		defer m.mu.Unlock()
+		return nil, e.conflict("attach", "it has no process")
+	}
+	if stdin && !e.info.Spec.Stdin {
+		defer m.mu.Unlock()
+		return nil, e.conflict("attach", "it was made without a stdin")
+	}
+	inst := e.inst
 	m.mu.Unlock()
-	if info.State == StateExited {
-		return nil, fmt.Errorf("%w: container %q has exited", errs.ErrConflict, ref)
+	if inst == nil { // its machine was stopped before its start
+		_, _, release, err := m.Open(ctx, e.id)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
 	}
-	if stdin && !info.Stdin {
-		return nil, fmt.Errorf("%w: container %q was made without a stdin", errs.ErrConflict, ref)
+	m.mu.Lock()
+	if e.inst == nil {
+		defer m.mu.Unlock()
+		return nil, e.conflict("attach", "it has no process")
 	}
-	p, err := e.machine.Agent().Attach(ctx, api.AttachRequest{ID: info.ID, Stdin: stdin}, stdout, stderr)
+	a, r := e.inst.machine.Agent(), e.run
+	m.mu.Unlock()
+	p, err := a.Attach(ctx, api.AttachRequest{ID: e.id, Stdin: stdin}, stdout, stderr)
 	if err != nil {
 		return nil, err
 	}
-	return &Attachment{Process: p, m: m, e: e}, nil
+	return &Attachment{Process: p, m: m, id: e.id, run: r}, nil
 }
 
 // ID returns the id of the container.
-func (a *Attachment) ID() string { return a.e.info.ID } // never changes
+func (a *Attachment) ID() string { return a.id }
+
+// ContainerID returns the id of the container.
+func (a *Attachment) ContainerID() string { return a.id }
+
+// Signal sends a signal to the process, as Manager.Kill does.
+func (a *Attachment) Signal(ctx context.Context, signal string) error {
+	return a.m.Kill(ctx, a.id, signal)
+}
 
 // Wait waits until the process has ended, all its output was written, and the record of the container says so.
 func (a *Attachment) Wait(ctx context.Context) (api.Exit, error) {
@@ -50,5 +75,8 @@ func (a *Attachment) Wait(ctx context.Context) (api.Exit, error) {
 	if err != nil && !errors.Is(err, errs.ErrUnavailable) {
 		return api.Exit{}, err
 	}
-	return a.m.end(ctx, a.e)
+	if err := waitRun(ctx, a.run, -1); err != nil {
+		return api.Exit{}, err
+	}
+	return a.run.exit, a.run.err
 }

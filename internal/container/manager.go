@@ -29,6 +29,8 @@ type Machine interface {
 	// Done is closed when the machine has ended; Err then tells why.
 	Done() <-chan struct{}
 	Err() error
+	// Persistent tells that what containers write outlives the machine's stop.
+	Persistent() bool
 }
 
 // Images gives the images that containers are made from.
@@ -43,17 +45,26 @@ type Config struct {
 	// Acquire returns the running machine, started if need be, and a release that is called once when the container
 	// does not need it any more.
 	Acquire func(context.Context) (Machine, func(), error)
-	Events  *event.Bus
-	Logger  *slog.Logger // not nil
+	// Current returns the machine where one runs. nil is never.
+	Current func() (Machine, bool)
+	// Seccomp compiles a profile in JSON, or the default one for "", for a process with the capabilities. nil is no
+	// filter for anybody.
+	Seccomp func(profile string, caps []string) ([]byte, error)
+	// Dir is where records are kept. "" keeps them in memory only.
+	Dir    string
+	Events *event.Bus
+	Logger *slog.Logger // not nil
 }
 
 // Manager owns the containers of a Runtime. All state is in its entries, under mu; calls to the agent are made without
 // the lock, one at a time for each container.
 type Manager struct {
-	cfg    Config
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	cfg     Config
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	records *records // nil where they are not kept
+	filters filters
 
 	mu      sync.Mutex
 	closed  bool
@@ -63,26 +74,62 @@ type Manager struct {
 
 // entry is one container.
 type entry struct {
-	op      chan struct{} // one operation at a time: holding it is having put a token in
-	machine Machine
-	release func() // gives the hold on machine back
+	id   string
+	op   chan struct{} // one operation at a time: holding it is having put a token in
+	gone chan struct{} // closed when the container has been removed
 
-	info   Info          // under Manager.mu
-	exited chan struct{} // closed when info.State is StateExited
-	gone   chan struct{} // closed when the container has been removed
+	// All that follows is under Manager.mu.
+	info    Info
+	changed chan struct{} // closed, and replaced, at every change
+	inst    *instance     // what there is of it in a machine; nil is nothing
+	run     *run          // that of now, or the last one, or the one to come of a container that was not started yet
+	ends    int           // how many runs have ended
+
+	starting      bool               // the guest was asked to start it and has not answered
+	early         *ending            // the end that was reported meanwhile
+	prior         State              // what it was before StateRemoving
+	stopped       bool               // its end was asked for: the restart policy does not apply
+	backoff       time.Duration      // before the last restart
+	cancelRestart context.CancelFunc // of one that is pending
+	lastEnd       time.Time          // by the guest's clock: an end that is reported twice counts once
+	execs         []*execution       // the oldest first
 }
 
-// NewManager returns a Manager with no containers.
-func NewManager(cfg Config) *Manager {
-	ctx, cancel := context.WithCancel(context.Background())
-	return &Manager{
-		cfg: cfg, ctx: ctx, cancel: cancel,
-		entries: make(map[string]*entry), names: make(map[string]string),
+// run is one life of a container's process.
+type run struct {
+	done chan struct{} // closed when exit and err are set
+	exit api.Exit
+	err  error
+}
+
+func newRun() *run { return &run{done: make(chan struct{})} }
+
+func newEntry(info Info) *entry {
+	return &entry{
+		id: info.ID, info: info, op: make(chan struct{}, 1), gone: make(chan struct{}), changed: make(chan struct{}), run: newRun(),
 	}
 }
 
-// Close forgets all containers and returns when nothing of the manager runs any more. It does not stop the machine,
-// which its owner does next.
+// NewManager returns a Manager of the containers whose records are kept in Config.Dir. Those that ran have exited. Close
+// it.
+func NewManager(cfg Config) (*Manager, error) {
+	m := &Manager{cfg: cfg, entries: make(map[string]*entry), names: make(map[string]string)}
+	if cfg.Dir != "" {
+		infos, err := loadRecords(cfg.Dir, cfg.Logger)
+		if err != nil {
+			return nil, err
+		}
+		m.records = newRecords(cfg.Dir, cfg.Logger)
+		for _, info := range infos {
+			m.restore(info)
+		}
+	}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	return m, nil
+}
+
+// Close forgets all containers and returns when nothing of the manager runs any more and the records are written. It does
+// not stop the machine, which its owner does next.
 func (m *Manager) Close() {
 	m.mu.Lock()
 	m.closed = true
@@ -90,9 +137,14 @@ func (m *Manager) Close() {
 	m.cancel()
 	m.wg.Wait()
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	for _, e := range m.entries {
-		m.markExited(e, api.Exit{Code: unknownExitCode}, "the runtime was closed")
+		if e.info.State.live() {
+			m.ended(e, ending{exit: api.Exit{Code: unknownExitCode}, reason: "the runtime was closed", final: true})
+		}
+	}
+	m.mu.Unlock()
+	if m.records != nil {
+		m.records.close()
 	}
 }
 
@@ -106,90 +158,71 @@ func (m *Manager) Create(ctx context.Context, spec Spec) (Info, error) {
 		return Info{}, err
 	}
 	id := newID()
-	if _, err := compile(id, spec, img.Config, nil); err != nil {
-		return Info{}, err // before a machine is started for it
+	req, err := m.compile(id, spec, img) // before a machine is started for it
+	if err != nil {
+		return Info{}, err
+	}
+	check, err := compileHealth(spec.Health, img.Healthcheck)
+	if err != nil {
+		return Info{}, err
 	}
 	name := first(spec.Name, id[:12])
 	if err := m.reserve(name, id); err != nil {
 		return Info{}, err
 	}
-	e, err := m.create(ctx, id, name, spec, img)
+	spec = spec.clone()
+	e := newEntry(Info{
+		ID: id, Name: name, Image: spec.Image, ImageID: img.ID.String(), State: StateCreated, Created: time.Now(),
+		Args: req.Process.Args, Env: req.Process.Env, WorkingDir: req.Process.Cwd, User: req.Process.User,
+		Labels: mergeLabels(img.Config.Labels, spec.Labels), StopSignal: stopSignal(spec.StopSignal, img.Config.StopSignal),
+		Check: check, Spec: spec,
+	})
+	e.inst, err = m.place(ctx, img, req)
+	if err == nil {
+		err = m.add(e)
+	}
 	if err != nil {
 		m.mu.Lock()
 		delete(m.names, name)
 		m.mu.Unlock()
 		return Info{}, err
 	}
-	m.publish(event.ContainerCreated, e.info)
 	return e.info.clone(), nil
 }
 
-func (m *Manager) create(ctx context.Context, id, name string, spec Spec, img image.Image) (_ *entry, err error) {
-	disks, err := m.cfg.Images.Layers(ctx, img)
-	if err != nil {
-		return nil, err
+// stopSignal is the spec's or, where it is one, the image's.
+func stopSignal(spec, image string) string {
+	if CheckSignal(image) != nil {
+		image = ""
 	}
-	mach, release, err := m.cfg.Acquire(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			release()
-		}
-	}()
-	layers, err := mach.AttachLayers(ctx, disks)
-	if err != nil {
-		return nil, err
-	}
-	req, err := compile(id, spec, img.Config, layers)
-	if err != nil {
-		return nil, err
-	}
-	if err := mach.Agent().Create(ctx, req); err != nil {
-		return nil, m.undoCreate(mach, id, err)
-	}
-	e := &entry{
-		op: make(chan struct{}, 1), machine: mach, release: sync.OnceFunc(release),
-		exited: make(chan struct{}), gone: make(chan struct{}),
-		info: Info{
-			ID: id, Name: name, Machine: mach.Name(), Image: spec.Image, ImageID: img.ID.String(), State: StateCreated, Created: time.Now(),
-			Args: req.Process.Args, Labels: mergeLabels(img.Config.Labels, spec.Labels),
-			StopSignal: first(spec.StopSignal, img.Config.StopSignal, "TERM"),
-			TTY:        spec.TTY, Stdin: spec.Stdin, AutoRemove: spec.AutoRemove,
-		},
-	}
+	return first(spec, image, "TERM")
+}
+
+// add makes a new container known.
+func (m *Manager) add(e *entry) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
-		return nil, fmt.Errorf("create container: %w", errs.ErrClosed)
+		e.inst.release()
+		return fmt.Errorf("create container: %w", errs.ErrClosed)
 	}
-	m.entries[id] = e
-	select {
-	case <-mach.Done(): // it ended before HandleEnd could see the container
-		m.markExited(e, api.Exit{Code: unknownExitCode}, machineGone(mach))
-	default:
+	m.entries[e.id] = e
+	e.info.Machine = e.inst.machine.Name()
+	if isDone(e.inst.machine.Done()) { // it ended before HandleEnd could see the container
+		e.drop()
 	}
-	return e, nil
+	m.publish(event.ContainerCreated, e.info, nil)
+	m.touch(e)
+	return nil
 }
-
-// undoCreate removes what a create call that failed may have left in the guest, where its reply is not known because
-// the caller's context ended. It returns err.
-func (m *Manager) undoCreate(mach Machine, id string, err error) error {
-	ctx, cancel := context.WithTimeout(m.ctx, undoTimeout)
-	defer cancel()
-	if rerr := mach.Agent().Remove(ctx, api.RemoveRequest{ID: id, Force: true}); rerr != nil && !errors.Is(rerr, errs.ErrNotFound) {
-		m.cfg.Logger.Warn("remove half-made container", "id", id, "err", rerr)
-	}
-	return err
-}
-
-// undoTimeout bounds the clean-up after a failed call, in which the caller waits.
-const undoTimeout = 5 * time.Second
 
 func (m *Manager) reserve(name, id string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.reserveLocked(name, id)
+}
+
+func (m *Manager) reserveLocked(name, id string) error {
 	if m.closed {
 		return errs.ErrClosed
 	}
@@ -217,20 +250,19 @@ func (m *Manager) find(ref string) (*entry, error) {
 	var found []string
 	for id := range m.entries {
 		if ref != "" && strings.HasPrefix(id, ref) {
-			found = append(found, id[:min(len(id), max(12, len(ref)+4))])
+			found = append(found, id)
 		}
 	}
 	switch len(found) {
 	case 0:
-		return nil, fmt.Errorf("container %w: no id, name or prefix is %q", errs.ErrNotFound, ref)
+		return nil, fmt.Errorf("container %w: no id, name or prefix is %q", errs.ErrNotFound, clip(ref))
 	case 1:
-		for id, e := range m.entries {
-			if strings.HasPrefix(id, ref) {
-				return e, nil
-			}
-		}
+		return m.entries[found[0]], nil
 	}
 	slices.Sort(found)
+	for i, id := range found {
+		found[i] = id[:min(len(id), max(12, len(ref)+4))]
+	}
 	return nil, fmt.Errorf("%w container %q: the prefix fits %s", errs.ErrInvalid, ref, strings.Join(found, ", "))
 }
 
@@ -251,49 +283,83 @@ func (e *entry) lock(ctx context.Context, ref string) (unlock func(), err error)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	select {
-	case <-e.gone:
+	if isDone(e.gone) {
 		<-e.op
 		return nil, fmt.Errorf("container %q %w: it was removed", ref, errs.ErrNotFound)
-	default:
-		return func() { <-e.op }, nil
+	}
+	return func() { <-e.op }, nil
+}
+
+// begin finds a container and takes it for one operation.
+func (m *Manager) begin(ctx context.Context, ref string) (*entry, func(), error) {
+	e, err := m.lookup(ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	unlock, err := e.lock(ctx, ref)
+	return e, unlock, err
+}
+
+// conflict is the error of an operation that the state of a container does not allow. The caller holds mu.
+func (e *entry) conflict(what, fix string) error {
+	return fmt.Errorf("%s: %w: container %q is %s: %s", what, errs.ErrConflict, e.info.Name, e.info.State, fix)
+}
+
+// touch tells those who wait for a change of the container, and has its record written. The caller holds mu.
+func (m *Manager) touch(e *entry) {
+	close(e.changed)
+	e.changed = make(chan struct{})
+	switch e.info.State {
+	case StateRemoving, StateDead:
+		return
+	}
+	if m.records != nil && !e.info.Spec.AutoRemove { // that one shall not outlive the program
+		m.records.put(e.info.clone())
 	}
 }
 
-// List returns the containers, oldest first.
-func (m *Manager) List() ([]Info, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		return nil, errs.ErrClosed
+func isDone(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
 	}
-	out := make([]Info, 0, len(m.entries))
-	for _, e := range m.entries {
-		out = append(out, e.info.clone())
-	}
-	slices.SortFunc(out, func(a, b Info) int {
-		return cmpOr(a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))
-	})
-	return out, nil
 }
 
 // Inspect returns the record of one container.
 func (m *Manager) Inspect(ref string) (Info, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		return Info{}, errs.ErrClosed
-	}
-	e, err := m.find(ref)
+	e, err := m.lookup(ref)
 	if err != nil {
 		return Info{}, err
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	return e.info.clone(), nil
 }
 
-func cmpOr(a, b int) int {
-	if a != 0 {
-		return a
+// IDs returns the ids of all containers, sorted: what a machine keeps of others is of no use any more.
+func (m *Manager) IDs() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	ids := make([]string, 0, len(m.entries))
+	for id := range m.entries {
+		ids = append(ids, id)
 	}
-	return b
+	slices.Sort(ids)
+	return ids
+}
+
+// Discard removes a container whose caller got an error and does not know of it. It does its work on its own time, of
+// which Close waits for the end.
+func (m *Manager) Discard(id string) {
+	e, err := m.lookup(id)
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, undoTimeout)
+	defer cancel()
+	if err := m.remove(ctx, e, id, true); err != nil && !errors.Is(err, errs.ErrNotFound) {
+		m.cfg.Logger.Warn("remove container after an error", "id", id, "err", err)
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"time"
 
 	"github.com/arcboxlabs/arcbox-go/agent"
@@ -19,51 +18,76 @@ type Agent interface {
 	Create(context.Context, api.CreateRequest) error
 	Start(context.Context, api.StartRequest) (api.StartReply, error)
 	Kill(context.Context, api.KillRequest) error
+	Pause(context.Context, api.PauseRequest) error
+	Update(context.Context, api.UpdateRequest) error
 	Remove(context.Context, api.RemoveRequest) error
 	Wait(context.Context, api.WaitRequest) (api.WaitReply, error)
 	Attach(ctx context.Context, req api.AttachRequest, stdout, stderr io.Writer) (*agent.Process, error)
+	Exec(ctx context.Context, req api.ExecRequest, stdout, stderr io.Writer) (*agent.Process, error)
+	ExecInspect(context.Context, api.ExecInspectRequest) (api.ExecInspectReply, error)
+	Logs(context.Context, api.LogsRequest) (*agent.Logs, error)
+	Stats(context.Context, api.StatsRequest) (api.StatsReply, error)
+	Top(context.Context, api.TopRequest) (api.TopReply, error)
 }
 
-// Start starts a created container. A command that cannot be executed is an error, and the container has exited then.
+// Start starts a container that was created or has exited. A command that cannot be executed is an error, and the
+// container has exited then.
 func (m *Manager) Start(ctx context.Context, ref string) error {
-	e, err := m.lookup(ref)
-	if err != nil {
-		return err
-	}
-	unlock, err := e.lock(ctx, ref)
+	e, unlock, err := m.begin(ctx, ref)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := m.expect(e, ref, StateCreated, "a container runs once: create another"); err != nil {
-		return err
-	}
-	rep, err := e.machine.Agent().Start(ctx, api.StartRequest{ID: e.info.ID})
-	if err != nil {
-		m.startFailed(e, err)
-		return err
-	}
 	m.mu.Lock()
-	started := e.info.to(StateRunning)
-	if e.info.Started = time.Now(); started {
-		e.info.PID = rep.PID
+	switch e.info.State {
+	case StateRestarting:
+		m.giveUpRestart(e)
+	case StateCreated, StateExited:
+	default:
+		defer m.mu.Unlock()
+		return e.conflict("start container", "only one that was created or has exited is started")
 	}
-	info := e.info.clone()
+	e.stopped, e.backoff, e.info.RestartCount = false, 0, 0
 	m.mu.Unlock()
-	m.publish(event.ContainerStarted, info)
-	return nil
+	return m.start(ctx, e)
 }
 
-// startFailed records the end of a container whose command could not be executed. Other errors leave it created: the
-// guest's event tells if it runs after all.
-func (m *Manager) startFailed(e *entry, err error) {
-	code := ExitCode(err)
-	if code == 0 {
-		return
+// start starts the process of a container that has none. The caller holds op.
+func (m *Manager) start(ctx context.Context, e *entry) error {
+	inst, err := m.fresh(ctx, e)
+	if err != nil {
+		return err
 	}
 	m.mu.Lock()
+	if isDone(e.run.done) {
+		e.run = newRun()
+	}
+	inst.used, e.starting, e.early = true, true, nil
+	m.mu.Unlock()
+	rep, err := inst.machine.Agent().Start(ctx, api.StartRequest{ID: e.id})
+	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.markExited(e, api.Exit{Code: code}, err.Error())
+	e.starting = false
+	if code := ExitCode(err); code != 0 {
+		m.ended(e, ending{exit: api.Exit{Code: code}, reason: err.Error(), final: true})
+		return err
+	}
+	if err != nil { // the guest's event tells if it runs after all
+		if e.early != nil {
+			m.ended(e, *e.early)
+		}
+		return err
+	}
+	e.info.to(StateRunning)
+	e.info.Started, e.info.PID, e.info.Reason = time.Now(), rep.PID, ""
+	m.publish(event.ContainerStarted, e.info, nil)
+	if e.early != nil {
+		m.ended(e, *e.early)
+		return nil
+	}
+	m.watchHealth(e)
+	m.touch(e)
+	return nil
 }
 
 // ExitCode returns the code with which a container has exited whose start ended with err, as Docker and shells have it,
@@ -78,65 +102,97 @@ func ExitCode(err error) int {
 	return 0
 }
 
-// Discard removes a container whose caller got an error and does not know of it. It does its work on its own time, of
-// which Close waits for the end.
-func (m *Manager) Discard(id string) {
-	e, err := m.lookup(id)
-	if err != nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(m.ctx, undoTimeout)
-	defer cancel()
-	if err := m.remove(ctx, e, id, true); err != nil && !errors.Is(err, errs.ErrNotFound) {
-		m.cfg.Logger.Warn("remove container after an error", "id", id, "err", err)
-	}
-}
+// Condition is what Wait waits for.
+type Condition string
 
-// expect checks the state of a container.
-func (m *Manager) expect(e *entry, ref string, want State, fix string) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if e.info.State != want {
-		return fmt.Errorf("%w: container %q is %s, not %s: %s", errs.ErrConflict, ref, e.info.State, want, fix)
-	}
-	return nil
-}
+// The conditions.
+const (
+	WaitNotRunning Condition = ""          // the container has exited and is not started again by its policy
+	WaitNextExit   Condition = "next-exit" // its process ends, from now on
+	WaitRemoved    Condition = "removed"
+)
 
-// Wait returns how the container ended, at once where it has ended. Of a container that was removed meanwhile it tells
-// that too.
-func (m *Manager) Wait(ctx context.Context, ref string) (api.Exit, error) {
+// Wait waits until the condition holds and returns how the container's process ended last. Of a container that was
+// removed meanwhile it tells that too.
+func (m *Manager) Wait(ctx context.Context, ref string, c Condition) (api.Exit, error) {
+	switch c {
+	case WaitNotRunning, WaitNextExit, WaitRemoved:
+	default:
+		return api.Exit{}, invalid("condition to wait for", clip(string(c)), "use next-exit, removed, or none")
+	}
 	e, err := m.lookup(ref)
 	if err != nil {
 		return api.Exit{}, err
 	}
-	return m.end(ctx, e)
-}
-
-// end waits for the end of a container and returns how it was.
-func (m *Manager) end(ctx context.Context, e *entry) (api.Exit, error) {
-	select {
-	case <-e.exited:
-	case <-ctx.Done():
-		return api.Exit{}, ctx.Err()
-	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if e.info.Exit.Code == unknownExitCode && e.info.Reason != "" {
-		return e.info.Exit, fmt.Errorf("%w: container %q ended unseen: %s", errs.ErrUnavailable, e.info.Name, e.info.Reason)
+	for before := e.ends; !e.fulfils(c, before); {
+		changed := e.changed
+		m.mu.Unlock()
+		select {
+		case <-changed:
+			err = nil
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-m.ctx.Done():
+			err = errs.ErrClosed
+		}
+		m.mu.Lock()
+		if err != nil {
+			return api.Exit{}, err
+		}
 	}
-	return e.info.Exit, nil
+	return e.info.Exit, e.unseen()
 }
 
-// Kill sends a signal to the process of a running container.
+func (e *entry) fulfils(c Condition, endsBefore int) bool {
+	switch {
+	case isDone(e.gone):
+		return true
+	case c == WaitNextExit:
+		return e.ends > endsBefore
+	case c == WaitRemoved:
+		return false
+	}
+	return e.info.State == StateExited || e.info.State == StateDead
+}
+
+// unseen is the error of a container whose end nobody saw.
+func (e *entry) unseen() error {
+	if e.info.Exit.Code == unknownExitCode && e.info.Reason != "" {
+		return fmt.Errorf("%w: container %q ended unseen: %s", errs.ErrUnavailable, e.info.Name, e.info.Reason)
+	}
+	return nil
+}
+
+// Kill sends a signal to the process of a running container. KILL and the container's stop signal mean that it shall end:
+// its restart policy does not apply then.
 func (m *Manager) Kill(ctx context.Context, ref, signal string) error {
+	signal = first(signal, "KILL")
+	if err := CheckSignal(signal); err != nil {
+		return err
+	}
 	e, err := m.lookup(ref)
 	if err != nil {
 		return err
 	}
-	if err := m.expect(e, ref, StateRunning, "only a running container takes signals"); err != nil {
+	m.mu.Lock()
+	if st := e.info.State; st != StateRunning && st != StatePaused || e.inst == nil {
+		defer m.mu.Unlock()
+		return e.conflict("signal container", "only a running one takes signals")
+	}
+	was, r, a := e.stopped, e.run, e.inst.machine.Agent()
+	e.stopped = was || sameSignal(signal, "KILL") || sameSignal(signal, e.info.StopSignal)
+	m.mu.Unlock()
+	if err := a.Kill(ctx, api.KillRequest{ID: e.id, Signal: signal}); err != nil {
+		m.mu.Lock()
+		if e.run == r && !was {
+			e.stopped = false
+		}
+		m.mu.Unlock()
 		return err
 	}
-	return e.machine.Agent().Kill(ctx, api.KillRequest{ID: e.info.ID, Signal: first(signal, "KILL")})
+	return nil
 }
 
 // Remove removes a container and what it wrote. A running one is ErrConflict, unless force kills it.
@@ -149,126 +205,76 @@ func (m *Manager) Remove(ctx context.Context, ref string, force bool) error {
 }
 
 func (m *Manager) remove(ctx context.Context, e *entry, ref string, force bool) error {
+	m.mu.Lock()
+	if force && e.info.State == StateRestarting {
+		m.giveUpRestart(e) // before the wait for op, which a restart in progress has
+	}
+	m.mu.Unlock()
 	unlock, err := e.lock(ctx, ref)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	m.mu.Lock()
-	state := e.info.State
+	if e.info.State.live() && !force {
+		defer m.mu.Unlock()
+		return e.conflict("remove container", "stop it first, or force the removal")
+	}
+	if e.info.State == StateRestarting {
+		m.giveUpRestart(e)
+	}
+	stopped := e.stopped
+	e.prior, e.stopped = e.info.State, true
+	e.info.to(StateRemoving)
+	inst := e.inst
 	m.mu.Unlock()
-	if state == StateRunning && !force {
-		return fmt.Errorf("%w: container %q is running: kill it first, or force the removal", errs.ErrConflict, ref)
-	}
-	select {
-	case <-e.machine.Done(): // and what the container wrote with it
-	default:
-		err := e.machine.Agent().Remove(ctx, api.RemoveRequest{ID: e.info.ID, Force: force})
-		if err != nil && !errors.Is(err, errs.ErrNotFound) && !isDone(e.machine.Done()) {
-			return err
-		}
-	}
+	err = m.removeFromGuest(ctx, e.id, inst, force)
 	m.mu.Lock()
-	m.markExited(e, api.Exit{Code: 128 + 9, Signal: "KILL"}, "removed while it ran")
-	delete(m.entries, e.info.ID)
-	delete(m.names, e.info.Name)
-	info := e.info.clone()
-	close(e.gone)
-	m.mu.Unlock()
-	e.release()
-	m.publish(event.ContainerRemoved, info)
+	defer m.mu.Unlock()
+	if err != nil {
+		e.info.to(e.prior)
+		e.stopped = stopped
+		m.touch(e)
+		return err
+	}
+	m.forget(e)
 	return nil
 }
 
-func isDone(ch <-chan struct{}) bool {
-	select {
-	case <-ch:
-		return true
-	default:
-		return false
-	}
-}
-
-// HandleEvent takes what a machine's guest reports.
-func (m *Manager) HandleEvent(ev api.Event) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	switch ev.Kind {
-	case api.EventExit:
-		if e := m.entries[ev.ID]; e != nil {
-			m.markExited(e, ev.Exit, "")
-		}
-	case api.EventLost:
-		for _, e := range m.entries {
-			if e.info.State == StateRunning && !m.closed {
-				m.wg.Go(func() { m.ask(e) })
+// removeFromGuest removes what there is of a container in a running machine. What there is of it in a stopped one is
+// swept when that starts.
+func (m *Manager) removeFromGuest(ctx context.Context, id string, inst *instance, force bool) error {
+	req := api.RemoveRequest{ID: id, Force: force}
+	if inst == nil {
+		if m.cfg.Current != nil {
+			if mach, ok := m.cfg.Current(); ok {
+				if err := mach.Agent().Remove(ctx, req); err != nil && !errors.Is(err, errs.ErrNotFound) {
+					m.cfg.Logger.Debug("remove what a container wrote", "id", id, "err", err)
+				}
 			}
 		}
+		return nil
 	}
+	if isDone(inst.machine.Done()) {
+		return nil
+	}
+	err := inst.machine.Agent().Remove(ctx, req)
+	if err != nil && !errors.Is(err, errs.ErrNotFound) && !isDone(inst.machine.Done()) {
+		return err
+	}
+	return nil
 }
 
-// ask learns the end of a container from the agent itself: its event may have been lost.
-func (m *Manager) ask(e *entry) {
-	rep, err := e.machine.Agent().Wait(m.ctx, api.WaitRequest{ID: e.info.ID})
-	if err != nil {
-		return // removed meanwhile, or the machine has ended, which HandleEnd tells
+// forget ends all that there is of a container on the host. The caller holds mu.
+func (m *Manager) forget(e *entry) {
+	m.ended(e, ending{exit: api.Exit{Code: 128 + 9, Signal: "KILL"}, reason: "removed while it ran", final: true})
+	delete(m.entries, e.id)
+	delete(m.names, e.info.Name)
+	e.drop()
+	close(e.gone)
+	m.publish(event.ContainerRemoved, e.info, nil)
+	m.touch(e)
+	if m.records != nil {
+		m.records.remove(e.id)
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.markExited(e, rep.Exit, "")
-}
-
-// HandleEnd records that a machine has ended and its containers with it. Call it after the machine's Done is closed and
-// its last event was handled.
-func (m *Manager) HandleEnd(mach Machine) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, e := range m.entries {
-		if e.machine == mach {
-			m.markExited(e, api.Exit{Code: unknownExitCode}, machineGone(mach))
-		}
-	}
-}
-
-func machineGone(mach Machine) string {
-	if err := mach.Err(); err != nil {
-		return fmt.Sprintf("its machine ended: %v", err)
-	}
-	return "its machine was stopped"
-}
-
-// markExited records the end of a container, tells the waiters and the subscribers, and removes the container where it
-// asked for that. The caller holds mu. A second call does nothing.
-func (m *Manager) markExited(e *entry, exit api.Exit, reason string) {
-	if !e.info.to(StateExited) {
-		return
-	}
-	e.info.Exit, e.info.Reason, e.info.PID, e.info.Finished = exit, reason, 0, time.Now()
-	close(e.exited)
-	m.publish(event.ContainerExited, e.info.clone())
-	if isDone(e.machine.Done()) {
-		e.release()
-	}
-	if e.info.AutoRemove && !m.closed {
-		m.wg.Go(func() {
-			if err := m.remove(m.ctx, e, e.info.ID, true); err != nil && !errors.Is(err, errs.ErrNotFound) && m.ctx.Err() == nil {
-				m.cfg.Logger.Warn("remove container after its exit", "id", e.info.ID, "err", err)
-			}
-		})
-	}
-}
-
-// publish tells the subscribers what happened to a container.
-func (m *Manager) publish(kind event.Kind, i Info) {
-	e := event.Event{Kind: kind, ID: i.ID, Name: i.Name, Image: i.Image, Machine: i.Machine}
-	if kind == event.ContainerExited {
-		e.Attributes = map[string]string{event.AttrExitCode: strconv.Itoa(i.Exit.Code)}
-		if i.Exit.Signal != "" {
-			e.Attributes[event.AttrSignal] = i.Exit.Signal
-		}
-		if i.Reason != "" {
-			e.Attributes[event.AttrError] = i.Reason
-		}
-	}
-	m.cfg.Events.Publish(e)
 }

@@ -1,0 +1,213 @@
+package container
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/arcboxlabs/arcbox-go/agent/api"
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/fsx"
+)
+
+// recordVersion is the version of the files. A file of another one is not understood.
+const recordVersion = 1
+
+// maxRecord is how long a file may be in bytes: specs are bounded, and JSON makes some bytes six.
+const maxRecord = 8 << 20
+
+// record is the content of a file <id>.json.
+type record struct {
+	Version int  `json:"version"`
+	Info    Info `json:"container"`
+}
+
+var idPattern = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+// records writes the records of containers to files, one at a time and in the background: a caller does not wait for the
+// disk, and of several changes in a row the last is written. A file is replaced in one step.
+type records struct {
+	dir    string
+	logger *slog.Logger
+	wg     sync.WaitGroup
+	wake   chan struct{} // has room for one
+
+	mu      sync.Mutex
+	pending map[string]*Info // by id; nil is to be removed
+	closed  bool
+}
+
+func newRecords(dir string, logger *slog.Logger) *records {
+	r := &records{dir: dir, logger: logger, wake: make(chan struct{}, 1), pending: make(map[string]*Info)}
+	r.wg.Go(r.run)
+	return r
+}
+
+func (r *records) put(info Info)    { r.set(info.ID, &info) }
+func (r *records) remove(id string) { r.set(id, nil) }
+
+func (r *records) set(id string, info *Info) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return
+	}
+	r.pending[id] = info
+	r.signal()
+}
+
+func (r *records) signal() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// close writes what is pending and ends the writing.
+func (r *records) close() {
+	r.mu.Lock()
+	r.closed = true
+	r.signal()
+	r.mu.Unlock()
+	r.wg.Wait()
+}
+
+func (r *records) run() {
+	for range r.wake {
+		r.mu.Lock()
+		work, closed := r.pending, r.closed
+		r.pending = make(map[string]*Info)
+		r.mu.Unlock()
+		for id, info := range work {
+			if err := r.write(id, info); err != nil {
+				r.logger.Warn("write the record of a container", "id", id, "err", err)
+			}
+		}
+		if closed {
+			return
+		}
+	}
+}
+
+func (r *records) write(id string, info *Info) error {
+	name := filepath.Join(r.dir, id+".json")
+	if info == nil {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	b, err := json.Marshal(record{recordVersion, *info})
+	if err != nil {
+		return fmt.Errorf("encode record: %w", err)
+	}
+	return fsx.WriteFile(name, b, 0o600)
+}
+
+// loadRecords reads all records of a directory, which it makes where it does not exist. A file that is not understood
+// gives a container in StateDead, so that it is seen and can be removed.
+func loadRecords(dir string, logger *slog.Logger) ([]Info, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("%w directory of containers: %w", errs.ErrUnavailable, err)
+	}
+	if err := fsx.SweepTemp(dir, time.Now()); err != nil {
+		logger.Warn("sweep the directory of containers", "err", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("%w directory of containers: %w", errs.ErrUnavailable, err)
+	}
+	var out []Info
+	for _, d := range entries {
+		id, ok := strings.CutSuffix(d.Name(), ".json")
+		if !ok || !idPattern.MatchString(id) {
+			continue
+		}
+		info, err := loadRecord(filepath.Join(dir, d.Name()), id)
+		if err != nil {
+			logger.Warn("read the record of a container", "id", id, "err", err)
+			info = Info{ID: id, Name: id[:12], State: StateDead, Reason: fmt.Sprintf("its record is damaged: %v", err)}
+		}
+		out = append(out, info)
+	}
+	return out, nil
+}
+
+func loadRecord(name, id string) (Info, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return Info{}, err
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return Info{}, fmt.Errorf("%w: not a regular file", errs.ErrCorrupt)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
+	if err != nil {
+		return Info{}, err
+	}
+	return decodeRecord(b, id)
+}
+
+// decodeRecord reads a file's content and checks all that the code relies on.
+func decodeRecord(b []byte, id string) (Info, error) {
+	var rec record
+	if len(b) > maxRecord {
+		return Info{}, fmt.Errorf("%w: longer than %d bytes", errs.ErrCorrupt, maxRecord)
+	}
+	if err := json.Unmarshal(b, &rec); err != nil {
+		return Info{}, fmt.Errorf("%w: %w", errs.ErrCorrupt, err)
+	}
+	i := rec.Info
+	switch i.State {
+	case StateCreated, StateExited, StateRunning, StatePaused, StateRestarting:
+	default:
+		return Info{}, fmt.Errorf("%w: state %q", errs.ErrCorrupt, clip(string(i.State)))
+	}
+	switch {
+	case rec.Version != recordVersion:
+		return Info{}, fmt.Errorf("%w: version %d, this program writes %d", errs.ErrUnsupported, rec.Version, recordVersion)
+	case i.ID != id:
+		return Info{}, fmt.Errorf("%w: it is of container %q", errs.ErrCorrupt, clip(i.ID))
+	case i.ImageID == "" || len(i.Args) == 0:
+		return Info{}, fmt.Errorf("%w: it names no image or no command", errs.ErrCorrupt)
+	}
+	for _, err := range []error{checkName(i.Name), i.Spec.Validate(), i.Check.validate(), CheckSignal(i.StopSignal)} {
+		if err != nil {
+			return Info{}, fmt.Errorf("%w: %w", errs.ErrCorrupt, err)
+		}
+	}
+	if i.Check != nil && (len(i.Check.Test) == 0 || i.Check.Test[0] == testNone || i.Check.Interval == 0 || i.Check.Timeout == 0 || i.Check.StartInterval == 0) {
+		return Info{}, fmt.Errorf("%w: health check without a test or a time", errs.ErrCorrupt)
+	}
+	return i, nil
+}
+
+// restore makes an entry of a record that was read. What ran when the record was written has ended with its program.
+func (m *Manager) restore(i Info) {
+	if i.State.live() {
+		i.State, i.Exit, i.Finished = StateExited, api.Exit{Code: unknownExitCode}, time.Now()
+		i.Reason = "the program that ran it ended"
+		m.records.put(i.clone())
+	}
+	if other, taken := m.names[i.Name]; taken {
+		m.cfg.Logger.Warn("two containers have one name", "name", i.Name, "ids", []string{other, i.ID})
+		i.Reason = fmt.Sprintf("its name %q belongs to container %s", i.Name, other[:12])
+		i.Name, i.State = i.ID, StateDead
+	}
+	e := newEntry(i)
+	if i.State == StateExited || i.State == StateDead {
+		e.run.exit, e.run.err = i.Exit, e.unseen()
+		close(e.run.done)
+	}
+	m.entries[i.ID], m.names[i.Name] = e, i.ID
+}
