@@ -15,8 +15,8 @@ import (
 	"github.com/arcboxlabs/arcbox-go/event"
 	"github.com/arcboxlabs/arcbox-go/internal/container"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
-	"github.com/arcboxlabs/arcbox-go/internal/fsx"
 	"github.com/arcboxlabs/arcbox-go/internal/image"
+	"github.com/arcboxlabs/arcbox-go/internal/seccomp"
 	"github.com/arcboxlabs/arcbox-go/lifecycle"
 	"github.com/arcboxlabs/arcbox-go/machine"
 	"github.com/arcboxlabs/arcbox-go/vm"
@@ -31,8 +31,7 @@ type Runtime struct {
 	images     *image.Store
 	containers *container.Manager
 	machine    *lifecycle.Supervisor[*machine.Machine]
-	owner      bool   // the records of containers in the data directory are this Runtime's
-	disown     func() // lets another Runtime have them
+	dir        *machine.Dir // of the machine; that of others only where it is private
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -81,30 +80,37 @@ func New(cfg Config) (*Runtime, error) {
 	return r, nil
 }
 
-// openContainers makes the manager of the containers. The records in the data directory belong to the first Runtime that
-// is open on it; another one has only containers of its own, which end with it.
+// openContainers takes the directory of the default machine and makes the manager of the containers. Machine and records
+// belong to the first Runtime that is open on a data directory; another one has a machine and containers of its own, which
+// end with it.
 func (r *Runtime) openContainers() error {
-	dir := filepath.Join(r.cfg.DataDir, "containers")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("%w directory of containers: %w", errs.ErrUnavailable, err)
+	machines, records := filepath.Join(r.cfg.DataDir, "machines"), filepath.Join(r.cfg.DataDir, "containers")
+	var err error
+	r.dir, err = machine.OpenDir(machines, defaultMachine)
+	if errors.Is(err, errs.ErrInUse) {
+		r.cfg.Logger.Info("this runtime has a machine of its own, and its containers end with it", "why", err)
+		records = ""
+		r.dir, err = machine.OpenPrivateDir(machines)
 	}
-	unlock, err := fsx.TryLock(filepath.Join(dir, ".lock"), true)
-	switch {
-	case errors.Is(err, errs.ErrInUse):
-		r.cfg.Logger.Info("another runtime has the containers of the data directory: those of this one end with it", "dir", dir)
-		dir, unlock = "", func() {}
-	case err != nil:
-		return fmt.Errorf("%w directory of containers: %w", errs.ErrUnavailable, err)
-	}
-	r.containers, err = container.NewManager(container.Config{
-		Images: r.images, Acquire: r.acquireMachine, Current: r.currentMachine, Dir: dir, Events: &r.events, Logger: r.cfg.Logger,
-	})
 	if err != nil {
-		unlock()
 		return err
 	}
-	r.owner, r.disown = dir != "", unlock
+	r.containers, err = container.NewManager(container.Config{
+		Images: r.images, Acquire: r.acquireMachine, Current: r.currentMachine, Seccomp: r.compileSeccomp, Dir: records,
+		Events: &r.events, Logger: r.cfg.Logger,
+	})
+	if err != nil {
+		return errors.Join(err, r.dir.Close())
+	}
 	return nil
+}
+
+// compileSeccomp compiles a profile, or the default one, for the guest.
+func (r *Runtime) compileSeccomp(profile string, caps []string) ([]byte, error) {
+	if profile == "" {
+		return seccomp.Default(r.cfg.VM.Arch, caps)
+	}
+	return seccomp.Compile(r.cfg.VM.Arch, caps, []byte(profile))
 }
 
 // prepareDataDir makes the directory and finds out whether it can be written.
@@ -207,8 +213,7 @@ func (r *Runtime) Close() error {
 		r.cancel()
 		r.calls.Wait()
 		r.containers.Close()
-		r.closeErr = opError("Close", "", errors.Join(r.machine.Close(), r.images.Close()))
-		r.disown()
+		r.closeErr = opError("Close", "", errors.Join(r.machine.Close(), r.images.Close(), r.dir.Close()))
 		r.events.Close()
 	})
 	<-r.gone
