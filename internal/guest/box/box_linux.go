@@ -48,11 +48,13 @@ func (b *Box) prepare() error {
 			return fmt.Errorf("prepare for containers: %w", err)
 		}
 	}
-	if err := os.Mkdir(cgroupParent, 0o755); err != nil && !os.IsExist(err) {
-		return fmt.Errorf("prepare for containers: %w", err)
-	}
-	if err := Delegate(cgroupParent); err != nil {
-		return err
+	for _, dir := range []string{cgroupParent, privilegedParent} {
+		if err := os.Mkdir(dir, 0o755); err != nil && !os.IsExist(err) {
+			return fmt.Errorf("prepare for containers: %w", err)
+		}
+		if err := Delegate(dir); err != nil {
+			return err
+		}
 	}
 	if err := guardDevices(cgroupParent); err != nil {
 		return err
@@ -101,17 +103,17 @@ func (b *Box) Create(ctx context.Context, req api.CreateRequest) (_ engine.Sandb
 		return nil, err
 	}
 	u = append(u, func() { sb.scratch.remove() })
-	if sb.cgroup, err = newCgroup(req.ID); err != nil {
+	if sb.cgroup, err = newCgroup(req.ID, req.Privileged); err != nil {
 		return nil, err
 	}
 	u = append(u, func() { sb.cgroup.remove() })
-	st := &stage{hostname: hostname(req), hide: b.hide}
+	st := newStage(req, b.hide)
 	files := &descriptors{}
 	defer files.close() // the child has its own by then
 	if err := prepare(st, files, lower, sb.scratch, req); err != nil {
 		return nil, err
 	}
-	if st.process, err = newProcess(req.Process, st.root); err != nil {
+	if st.process, err = newProcess(withPrivilege(req.Process, req.Privileged), st.root); err != nil {
 		return nil, err
 	}
 	if sb.ends, err = openStdio(req.Process, st.pts, st.user); err != nil {
@@ -147,7 +149,7 @@ func prepare(st *stage, files *descriptors, lower []string, s scratch, req api.C
 	if st.root, err = files.add(mountRoot(lower, s)); err != nil {
 		return err
 	}
-	if st.dev, err = files.add(mountDev()); err != nil {
+	if st.dev, err = files.add(mountDev(req.Privileged)); err != nil {
 		return err
 	}
 	if st.pts, err = files.add(mountPts()); err != nil {
@@ -155,7 +157,7 @@ func prepare(st *stage, files *descriptors, lower []string, s scratch, req api.C
 	}
 	for _, f := range []struct{ path, text string }{
 		{"/etc/hostname", st.hostname + "\n"},
-		{"/etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t" + st.hostname + "\n"},
+		{"/etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t" + st.hostname + "\n" + hostLines(req.ExtraHosts)},
 		{"/etc/resolv.conf", ""},
 	} {
 		fd, err := files.add(newFile(s, f.path, f.text))

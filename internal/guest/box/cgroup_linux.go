@@ -12,8 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cgroupParent is the cgroup that has those of all containers.
-const cgroupParent = "/sys/fs/cgroup/arcbox"
+// The cgroups that have those of all containers. The device program guards the first; privileged containers, which may
+// use all devices, are in the other.
+const (
+	cgroupParent     = "/sys/fs/cgroup/arcbox"
+	privilegedParent = "/sys/fs/cgroup/arcbox-privileged"
+)
 
 // cgroup is the cgroup of one container.
 type cgroup struct{ dir string }
@@ -34,8 +38,12 @@ func Delegate(dir string) error {
 	return nil
 }
 
-func newCgroup(id string) (cgroup, error) {
-	return makeCgroup(filepath.Join(cgroupParent, "c-"+id)) // never the name of a file of the kernel
+func newCgroup(id string, privileged bool) (cgroup, error) {
+	parent := cgroupParent
+	if privileged {
+		parent = privilegedParent
+	}
+	return makeCgroup(filepath.Join(parent, "c-"+id)) // never the name of a file of the kernel
 }
 
 // sub makes a cgroup below, to which all limits of g apply.

@@ -1,8 +1,11 @@
 package box
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -43,7 +46,8 @@ func mountFS(kind string, attr int, options ...string) (int, error) {
 
 // mountDev makes a container's /dev. The agent makes it: a container's process would need one system call for each node
 // too, and here they are made while it does something else.
-func mountDev() (fd int, err error) {
+// A privileged container gets all devices of the machine.
+func mountDev(privileged bool) (fd int, err error) {
 	fd, err = mountFS("tmpfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC, "mode", "0755", "size", "64m")
 	if err != nil {
 		return -1, err
@@ -57,6 +61,11 @@ func mountDev() (fd int, err error) {
 	}()
 	for _, d := range devices() {
 		if err = unix.Mknodat(fd, d.name, unix.S_IFCHR|0o666, int(unix.Mkdev(d.major, d.minor))); err != nil {
+			return
+		}
+	}
+	if privileged {
+		if err = copyDevices(fd); err != nil {
 			return
 		}
 	}
@@ -77,6 +86,35 @@ func mountDev() (fd int, err error) {
 		}
 	}
 	return fd, nil
+}
+
+// copyDevices makes the nodes of the agent's own /dev that are not there yet, below a container's /dev.
+func copyDevices(dev int) error {
+	return filepath.WalkDir("/dev", func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // a device went away
+		}
+		if err != nil || path == "/dev" {
+			return err
+		}
+		name := path[len("/dev/"):]
+		switch {
+		case name == "pts" || name == "shm" || name == "mqueue":
+			return filepath.SkipDir
+		case d.IsDir():
+			err = unix.Mkdirat(dev, name, 0o755)
+		case d.Type()&fs.ModeDevice != 0 && name != "console" && name != "ptmx":
+			var st unix.Stat_t
+			if unix.Lstat(path, &st) != nil {
+				return nil
+			}
+			err = unix.Mknodat(dev, name, st.Mode, int(st.Rdev))
+		}
+		if err == unix.EEXIST {
+			return nil
+		}
+		return err
+	})
 }
 
 // mountPts makes a container's /dev/pts.

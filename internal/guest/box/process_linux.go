@@ -27,11 +27,19 @@ type process struct {
 	caps uint64
 	args []string
 	env  []string
+
+	noNewPrivs bool
+	oomScore   int
+	rlimits    []api.Rlimit
+	seccomp    []byte // a program, empty for none
 }
 
 // newProcess returns what a request says, but for the files. Its user is looked up below root, a directory.
 func newProcess(req api.Process, root int) (process, error) {
-	s := process{tty: req.TTY, cwd: req.Cwd, args: req.Args, env: req.Env}
+	s := process{
+		tty: req.TTY, cwd: req.Cwd, args: req.Args, env: req.Env,
+		noNewPrivs: req.NoNewPrivileges, oomScore: req.OOMScoreAdj, rlimits: req.Rlimits, seccomp: req.Seccomp,
+	}
 	var err error
 	if s.caps, err = parseCaps(req.Capabilities); err != nil {
 		return s, err
@@ -45,6 +53,9 @@ func newProcess(req api.Process, root int) (process, error) {
 		return s, err
 	}
 	if s.user, err = lookupUser(req.User, passwd, group); err != nil {
+		return s, err
+	}
+	if err := s.user.join(req.Groups, group); err != nil {
 		return s, err
 	}
 	for _, kv := range [][2]string{{"PATH", defaultPath}, {"HOME", s.user.home}} {
@@ -98,12 +109,10 @@ func (s *process) become(p *proc.Program, keep ...int) {
 	// Before the change of directory nothing of the agent may be open: a path below /proc/self/fd would lead there.
 	closeAllBut(p, append(keep, s.report))
 	s.chdir(p)
-	limit := func(what string, soft, hard uint64) {
-		b := binary.NativeEndian.AppendUint64(binary.NativeEndian.AppendUint64(nil, soft), hard)
-		kind := uintptr(unix.RLIMIT_NOFILE)
-		p.Call("set limit of "+what, unix.SYS_PRLIMIT64, 0, kind, p.Bytes(b), 0)
+	s.limits(p)
+	if !s.noNewPrivs {
+		s.filter(p) // takes a capability that credentials drops
 	}
-	limit("open files", 1024, 1<<19)
 	s.credentials(p)
 	p.Call("unblock signals", unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, p.Bytes(make([]byte, 8)), 0, 8)
 }
@@ -113,14 +122,17 @@ func (s *process) chdir(p *proc.Program) {
 	if s.cwd == "" || s.cwd == "/" {
 		return
 	}
-	for i := 1; i < len(s.cwd); i++ {
-		if s.cwd[i] == '/' && s.cwd[i-1] != '/' {
-			p.Try("make directory", unix.SYS_MKDIRAT, atCwd, p.Str(s.cwd[:i]), 0o755)
+	makeDirs(p, s.cwd)
+	p.Call("enter working directory "+s.cwd, unix.SYS_CHDIR, p.Str(s.cwd))
+}
+
+// makeDirs makes a directory and those above it, as far as it can.
+func makeDirs(p *proc.Program, path string) {
+	for i := 1; i <= len(path); i++ {
+		if i == len(path) || path[i] == '/' && path[i-1] != '/' {
+			p.Try("make directory", unix.SYS_MKDIRAT, atCwd, p.Str(path[:i]), 0o755)
 		}
 	}
-	at := p.Str(s.cwd)
-	p.Try("make directory", unix.SYS_MKDIRAT, atCwd, at, 0o755)
-	p.Call("enter working directory "+s.cwd, unix.SYS_CHDIR, at)
 }
 
 // credentials drops capabilities and becomes the user. As in other container engines a user other than root has no
@@ -156,7 +168,10 @@ func (s *process) credentials(p *proc.Program) {
 // command executes the command, with stdio as its only files: a name without a slash is searched in the PATH of the container's environment.
 func (s *process) command(p *proc.Program) {
 	p.Call("close files", unix.SYS_CLOSE_RANGE, 3, maxFD, unix.CLOSE_RANGE_CLOEXEC)
-	// A seccomp filter belongs here, as the last thing before the command.
+	if s.noNewPrivs {
+		p.Call("set no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+		s.filter(p)
+	}
 	argv, envp := p.Strs(s.args), p.Strs(s.env)
 	for _, path := range candidates(s.args[0], s.env) {
 		p.Exec(path, argv, envp)

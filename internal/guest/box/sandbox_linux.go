@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -124,7 +125,7 @@ func (s *sandbox) Start(ctx context.Context) (int, error) {
 
 // isUserError tells whether a step failed because of what the request or the image says.
 func isUserError(f *proc.Failure) bool {
-	return f.Errno == unix.ENOTDIR || f.Errno == unix.ELOOP
+	return f.Errno == unix.ENOTDIR || f.Errno == unix.ELOOP || strings.HasPrefix(f.What, sysctlStep)
 }
 
 // Signal sends a signal to the process.

@@ -2,9 +2,11 @@ package box
 
 import (
 	"encoding/binary"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/internal/guest/proc"
 )
 
@@ -22,8 +24,13 @@ type stage struct {
 	start    int    // pipe: see sandbox
 	files    []file // mounted over files of the container
 
-	hostname string
-	hide     hidden
+	hostname   string
+	hide       hidden
+	readOnly   bool // the root
+	privileged bool
+	shmSize    int64
+	tmpfs      []api.Tmpfs
+	sysctls    map[string]string
 }
 
 // file is a mount of one file.
@@ -54,6 +61,7 @@ func (s *stage) program() *proc.Program {
 	s.mounts(p)
 	s.mask(p)
 	s.identity(p)
+	s.protect(p)
 	s.become(p, s.start)
 	p.Call("wait for start", unix.SYS_READ, uintptr(s.start), p.Bytes(make([]byte, 1)), 1).Want(1)
 	s.command(p)
@@ -91,12 +99,22 @@ func (s *stage) mounts(p *proc.Program) {
 	// As in other container engines, any user may listen on any port and ping.
 	sysctl(p, "/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
 	sysctl(p, "/proc/sys/net/ipv4/ping_group_range", "0 2147483647")
-	mount("sysfs", mkdir("/sys"), "/sys", noAccess|unix.MS_RDONLY, "")
-	mount("cgroup2", p.Str("/sys/fs/cgroup"), "/sys/fs/cgroup", noAccess|unix.MS_RDONLY, "")
+	s.setSysctls(p)
+	var ro uintptr = unix.MS_RDONLY
+	if s.privileged {
+		ro = 0
+	}
+	mount("sysfs", mkdir("/sys"), "/sys", noAccess|ro, "")
+	mount("cgroup2", p.Str("/sys/fs/cgroup"), "/sys/fs/cgroup", noAccess|ro, "")
 	p.Call("mount /dev", unix.SYS_MOVE_MOUNT, uintptr(s.dev), empty, atCwd, mkdir("/dev"), unix.MOVE_MOUNT_F_EMPTY_PATH)
 	p.Call("mount /dev/pts", unix.SYS_MOVE_MOUNT, uintptr(s.pts), empty, atCwd, p.Str("/dev/pts"), unix.MOVE_MOUNT_F_EMPTY_PATH)
-	mount("tmpfs", p.Str("/dev/shm"), "/dev/shm", noAccess, "mode=1777,size=65536k")
+	mount("tmpfs", p.Str("/dev/shm"), "/dev/shm", noAccess, "mode=1777,size="+strconv.FormatInt(s.shmSize, 10))
 	mount("mqueue", p.Str("/dev/mqueue"), "/dev/mqueue", noAccess, "")
+	for _, t := range s.tmpfs {
+		makeDirs(p, t.Path)
+		flags, data := tmpfsOptions(t)
+		mount("tmpfs", p.Str(t.Path), t.Path, flags, data)
+	}
 	if s.tty {
 		p.Call("mount /dev/console", unix.SYS_MOUNT, p.Str("/dev/pts/0"), p.Str("/dev/console"), 0, unix.MS_BIND, 0)
 	}
@@ -121,6 +139,9 @@ func sysctl(p *proc.Program, path, value string) {
 
 // mask hides what the container must not see and makes read-only what it must not write.
 func (s *stage) mask(p *proc.Program) {
+	if s.privileged {
+		return
+	}
 	null := p.Str("/dev/null")
 	for _, f := range s.hide.files {
 		p.Call("hide "+f, unix.SYS_MOUNT, null, p.Str(f), 0, unix.MS_BIND, 0)

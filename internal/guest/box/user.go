@@ -3,6 +3,7 @@ package box
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -62,6 +63,20 @@ func lookupUser(spec string, passwd, group []byte) (user, error) {
 	gid, err := lookupGroup(groupName, group)
 	u.gid = gid
 	return u, err
+}
+
+// join adds the groups of a list, names or numbers.
+func (u *user) join(list []string, group []byte) error {
+	for _, name := range list {
+		gid, err := lookupGroup(name, group)
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(u.groups, gid) {
+			u.groups = append(u.groups, gid)
+		}
+	}
+	return nil
 }
 
 func lookupGroup(name string, group []byte) (uint32, error) {

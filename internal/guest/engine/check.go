@@ -56,8 +56,10 @@ func CheckCreate(req api.CreateRequest) error {
 	if h := req.Hostname; len(h) > 64 || strings.ContainsAny(h, "\x00\n\t /") {
 		return fmt.Errorf("create %s: host name %.80q: %w", req.ID, h, errs.ErrInvalid)
 	}
-	if err := checkProcess(req.Process); err != nil {
-		return fmt.Errorf("create %s: %w", req.ID, err)
+	for _, err := range []error{checkProcess(req.Process), CheckResources(req.Resources), checkOptions(req)} {
+		if err != nil {
+			return fmt.Errorf("create %s: %w", req.ID, err)
+		}
 	}
 	return nil
 }
@@ -98,5 +100,5 @@ func checkProcess(p api.Process) error {
 	if len(p.User) > 256 || strings.ContainsAny(p.User, "\x00\n") {
 		return fmt.Errorf("process: %w user %.80q", errs.ErrInvalid, p.User)
 	}
-	return nil
+	return checkLimits(p)
 }

@@ -42,7 +42,9 @@ type Program struct {
 	regs   [maxRegs]uintptr
 	nregs  int
 	report [2]int32 // index of the op that failed, errno
-	closed bool
+
+	nowhere *int32 // nil, for a fault
+	closed  bool
 }
 
 // NewProgram returns an empty program. Close releases it.
@@ -132,6 +134,9 @@ func (s *Step) Save() Reg {
 	s.p.ops[s.i].save = uint8(r + 1)
 	return Reg(r)
 }
+
+// Into keeps the call's result in a register that Save has made.
+func (s *Step) Into(r Reg) { s.p.ops[s.i].save = uint8(r + 1) }
 
 // Arg makes argument i the value of r.
 func (s *Step) Arg(i int, r Reg) *Step {
