@@ -185,10 +185,11 @@ type ExportRequest struct {
 
 // DiffRequest asks what a container changed in its root.
 type DiffRequest struct {
-	ID string `json:"id"`
+	ID    string `json:"id"`
+	After string `json:"after,omitempty"` // only changes that come after this path, the last of the reply before
 }
 
-// DiffReply lists the changes by path, at most 100,000.
+// DiffReply lists the changes by path, a directory before what is in it: at most 100,000, and what fits into a frame.
 type DiffReply struct {
 	Changes []Change `json:"changes"`
 	More    bool     `json:"more,omitempty"` // there were more
