@@ -110,7 +110,17 @@ func (b *Box) Create(ctx context.Context, req api.CreateRequest) (_ engine.Sandb
 	st := newStage(req, b.hide)
 	files := &descriptors{}
 	defer files.close() // the child has its own by then
-	if err := prepare(st, files, lower, sb.scratch, req); err != nil {
+	root, err := mountRoot(lower, sb.scratch)
+	if err != nil {
+		return nil, err
+	}
+	if sb.tree, st.root, err = newTree(root, lower, sb.scratch, req.ReadOnly); err != nil {
+		unix.Close(root)
+		return nil, err
+	}
+	u = append(u, sb.tree.close)
+	files.add(st.root, nil)
+	if err := prepare(st, files, sb.scratch, req); err != nil {
 		return nil, err
 	}
 	if st.process, err = newProcess(withPrivilege(req.Process, req.Privileged), st.root); err != nil {
@@ -144,11 +154,8 @@ func (d *descriptors) close() {
 	*d = nil
 }
 
-// prepare makes the file systems of a container.
-func prepare(st *stage, files *descriptors, lower []string, s scratch, req api.CreateRequest) (err error) {
-	if st.root, err = files.add(mountRoot(lower, s)); err != nil {
-		return err
-	}
+// prepare makes the file systems of a container but for its root.
+func prepare(st *stage, files *descriptors, s scratch, req api.CreateRequest) (err error) {
 	if st.dev, err = files.add(mountDev(req.Privileged)); err != nil {
 		return err
 	}

@@ -76,6 +76,10 @@ func (b *Box) lowerDirs(ctx context.Context, list []api.Layer) ([]string, error)
 // maxFsconfig is the longest value that fsconfig takes.
 const maxFsconfig = 255
 
+// plainUpper makes an overlay whose upper directory has every file whole and in its own place, whatever the kernel's
+// defaults are: what a container changed can be read from there.
+var plainUpper = [][2]string{{"redirect_dir", "nofollow"}, {"metacopy", "off"}, {"index", "off"}}
+
 // mountRoot mounts a container's root and returns it as a mount that is attached nowhere: it goes when its last user,
 // this descriptor included, has gone.
 func mountRoot(lower []string, s scratch) (int, error) {
@@ -88,7 +92,8 @@ func mountRoot(lower []string, s scratch) (int, error) {
 		return -1, fmt.Errorf("open overlay: %w", err)
 	}
 	defer unix.Close(fs)
-	for _, kv := range [][2]string{{"source", "overlay"}, {"lowerdir", dirs}, {"upperdir", s.upper()}, {"workdir", s.work()}} {
+	opts := [][2]string{{"source", "overlay"}, {"lowerdir", dirs}, {"upperdir", s.upper()}, {"workdir", s.work()}}
+	for _, kv := range append(opts, plainUpper...) {
 		if err := unix.FsconfigSetString(fs, kv[0], kv[1]); err != nil {
 			return -1, fmt.Errorf("set %s of overlay: %w", kv[0], err)
 		}
@@ -105,12 +110,18 @@ func mountRoot(lower []string, s scratch) (int, error) {
 
 // mountOptions returns the options of a container's overlay in one text.
 func mountOptions(lower []string, s scratch) string {
-	return "lowerdir=" + strings.Join(lower, ":") + ",upperdir=" + s.upper() + ",workdir=" + s.work()
+	opts := "lowerdir=" + strings.Join(lower, ":") + ",upperdir=" + s.upper() + ",workdir=" + s.work()
+	for _, kv := range plainUpper {
+		opts += "," + kv[0] + "=" + kv[1]
+	}
+	return opts
 }
 
 // mountRootOld does the same with mount, which takes a page of options.
-func mountRootOld(opts string, s scratch) (int, error) {
-	at := s.dir + "/m"
+func mountRootOld(opts string, s scratch) (int, error) { return attachOverlay(opts, s.dir+"/m") }
+
+// attachOverlay mounts an overlay on a directory that it makes, and returns it attached nowhere.
+func attachOverlay(opts, at string) (int, error) {
 	if err := os.MkdirAll(at, 0o700); err != nil {
 		return -1, fmt.Errorf("mount overlay: %w", err)
 	}

@@ -27,6 +27,7 @@ const codeStage = 128
 type sandbox struct {
 	box     *Box
 	scratch scratch
+	tree    *tree
 	cgroup  cgroup
 	ends    *ends
 	program *proc.Program
@@ -169,5 +170,6 @@ func (s *sandbox) Remove() error {
 	if err := s.cgroup.remove(); err != nil {
 		return err
 	}
+	s.tree.close()
 	return s.scratch.remove()
 }

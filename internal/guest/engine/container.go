@@ -34,6 +34,8 @@ type container struct {
 	sb   Sandbox       // set before state leaves creating
 	io   *stdio        // the same
 
+	copies copies
+
 	settled chan struct{} // closed when the container was started, or is removed without
 	settle  sync.Once
 

@@ -41,6 +41,7 @@ func (e *Engine) Register(m *api.Mux) {
 	api.HandleStream(m, api.Attach, e.attach)
 	api.HandleStream(m, api.Exec, e.exec)
 	api.HandleStream(m, api.Events, e.events.serve)
+	e.registerFiles(m)
 }
 
 // Close kills and removes all containers, and refuses new ones with ErrClosed. It returns when they are gone or ctx has
@@ -206,6 +207,10 @@ func (e *Engine) removeContainer(ctx context.Context, c *container, force bool) 
 		return fmt.Errorf("remove container %s: %w: it is running: stop it first, or force the removal", c.id, errs.ErrConflict)
 	}
 	c.release()
+	if c.get() == running {
+		_ = c.sb.Signal(kill) // what uses its files may wait for a file system that its processes serve
+	}
+	c.copies.close()
 	if err := c.sb.Remove(); err != nil {
 		return fmt.Errorf("remove container %s: %w", c.id, err)
 	}
