@@ -26,11 +26,12 @@ type Agent struct {
 	// call. It must not wait for Close.
 	OnPoweroff func()
 
-	engine *engine.Engine
-	mux    api.Mux
-	ctx    context.Context
-	cancel context.CancelFunc
-	off    sync.Once
+	backend *backend
+	engine  *engine.Engine
+	mux     api.Mux
+	ctx     context.Context
+	cancel  context.CancelFunc
+	off     sync.Once
 
 	mu     sync.Mutex
 	closed bool
@@ -41,7 +42,8 @@ type Agent struct {
 // commands does not exist. Layers are not looked at, but for those in missing: a container with such a one waits for it
 // until its creation is cancelled. Close ends the agent.
 func New(commands map[string]Command, missing ...string) *Agent {
-	a := &Agent{engine: engine.New(&backend{commands: commands, missing: missing})}
+	b := &backend{commands: commands, missing: missing}
+	a := &Agent{backend: b, engine: engine.New(b)}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.engine.Register(&a.mux)
 	api.Handle(&a.mux, api.Ping, func(context.Context, api.PingRequest) (api.PingReply, error) {
@@ -108,4 +110,5 @@ func (a *Agent) Close() {
 	a.cancel()
 	_ = a.engine.Close(context.Background())
 	a.conns.Wait()
+	a.backend.close()
 }

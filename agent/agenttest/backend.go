@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -32,6 +34,48 @@ type backend struct {
 	commands map[string]Command
 	missing  []string
 	pids     atomic.Int64
+
+	mu  sync.Mutex
+	dir string // has a directory for each container, for its log; "" before the first
+}
+
+// LogDir implements engine.Backend.
+func (b *backend) LogDir(_ context.Context, id string) (string, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	dir := filepath.Join(b.dir, id)
+	if _, err := os.Stat(dir); b.dir == "" || err != nil {
+		return "", fmt.Errorf("container %s: %w", id, errs.ErrNotFound)
+	}
+	return filepath.Join(dir, "log"), nil
+}
+
+func (b *backend) makeDir(id string) (err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.dir == "" {
+		if b.dir, err = os.MkdirTemp("", "agenttest"); err != nil {
+			return err
+		}
+	}
+	return os.MkdirAll(filepath.Join(b.dir, id), 0o700)
+}
+
+func (b *backend) removeDir(id string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.dir == "" {
+		return nil
+	}
+	return os.RemoveAll(filepath.Join(b.dir, id))
+}
+
+// close deletes the logs.
+func (b *backend) close() {
+	_ = b.removeDir("")
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.dir = ""
 }
 
 // Create implements engine.Backend.
@@ -41,6 +85,9 @@ func (b *backend) Create(ctx context.Context, req api.CreateRequest) (engine.San
 			<-ctx.Done()
 			return nil, fmt.Errorf("wait for disk %s: %w: %w", l.Serial, errs.ErrNotFound, ctx.Err())
 		}
+	}
+	if err := b.makeDir(req.ID); err != nil {
+		return nil, err
 	}
 	return b.process(req, ""), nil
 }
@@ -239,5 +286,8 @@ func (s *sandbox) Remove() error {
 		s.finish(killed())
 	}
 	<-s.done
-	return nil
+	if s.process.ExecID != "" {
+		return nil
+	}
+	return s.b.removeDir(s.request.ID)
 }

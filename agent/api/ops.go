@@ -142,7 +142,8 @@ type LogsRequest struct {
 type LogRecord struct {
 	At     time.Time `json:"at"`
 	Stderr bool      `json:"stderr,omitempty"`
-	Line   []byte    `json:"line"` // with its newline where it has one
+	Line   []byte    `json:"line"`           // with its newline where it has one
+	Lost   uint64    `json:"lost,omitempty"` // bytes that could not be kept at this place; Line is empty then
 }
 
 // StatRequest asks for a file of a container.

@@ -225,7 +225,7 @@ func baseFiles(ctx context.Context, dir, arch string) ([]file, error) {
 		{name: "tmp/", mode: 0o1777},
 	}
 	for _, tool := range strings.Fields("sort cut sh true false echo cat ls id hostname uname mount ps sleep env tty stty ip pwd " +
-		"sort cut mknod head tail wc dd kill stat readlink touch rm ulimit grep tool md5sum yes date nc chmod mkdir") {
+		"sort cut mknod head tail wc dd kill stat readlink touch rm ulimit grep tool md5sum yes date nc chmod mkdir tr") {
 		if tool != "tool" {
 			files = append(files, file{name: "bin/" + tool, mode: 0o755, link: "busybox"})
 		}

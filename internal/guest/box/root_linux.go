@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/arcboxlabs/arcbox-go/agent/api"
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
 )
 
 // containersDir has one directory per container: a tmpfs for what the container writes.
@@ -41,6 +42,21 @@ func newScratch(id string) (scratch, error) {
 
 func (s scratch) upper() string { return s.dir + "/u" }
 func (s scratch) work() string  { return s.dir + "/w" }
+func (s scratch) logs() string  { return s.dir + "/l" }
+
+// LogDir returns the directory of a container's log. A container of which nothing is there is ErrNotFound.
+func (b *Box) LogDir(ctx context.Context, id string) (string, error) {
+	select {
+	case <-b.ready:
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	s := scratch{filepath.Join(containersDir, id)}
+	if _, err := os.Stat(s.dir); err != nil {
+		return "", fmt.Errorf("container %s: %w", id, errs.ErrNotFound)
+	}
+	return s.logs(), nil
+}
 
 // remove deletes the place. It may be called again.
 func (s scratch) remove() error {

@@ -13,6 +13,9 @@ type Backend interface {
 	// Create makes a container whose process waits for Start. It waits for disks that are not there yet until ctx ends.
 	// Where it returns an error, nothing is left. The request was checked by CheckCreate.
 	Create(ctx context.Context, req api.CreateRequest) (Sandbox, error)
+	// LogDir returns the directory of a container's log, which may not be there yet. A container of which nothing is
+	// there is ErrNotFound.
+	LogDir(ctx context.Context, id string) (string, error)
 }
 
 // Sandbox is a container as its backend sees it. Start and Remove are called by one goroutine at a time, the others from

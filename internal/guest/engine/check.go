@@ -15,6 +15,7 @@ const (
 	MaxSerial = 20        // characters of a layer's serial number
 	MaxArgs   = 4096      // arguments, and as many environment variables
 	MaxArg    = 128 << 10 // bytes of one of them: what the kernel takes
+	MaxFiles  = 1000      // of a container's log
 )
 
 // CheckID returns ErrInvalid for what is not a container's id: a letter or digit, then letters, digits, '_', '.', '-',

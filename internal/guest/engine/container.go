@@ -8,6 +8,7 @@ import (
 
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/guest/logs"
 )
 
 // state is where a container stands. It only goes forward.
@@ -33,6 +34,7 @@ type container struct {
 	done chan struct{} // closed when the process has ended and its output was read
 	sb   Sandbox       // set before state leaves creating
 	io   *stdio        // the same
+	log  *logs.Log     // the same
 
 	copies copies
 

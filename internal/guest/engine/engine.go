@@ -8,6 +8,7 @@ import (
 
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/guest/logs"
 )
 
 // maxContainers is how many containers a guest holds, the stopped ones included.
@@ -40,6 +41,7 @@ func (e *Engine) Register(m *api.Mux) {
 	api.Handle(m, api.ExecInspect, e.execInspect)
 	api.HandleStream(m, api.Attach, e.attach)
 	api.HandleStream(m, api.Exec, e.exec)
+	api.HandleStream(m, api.Logs, e.logs)
 	api.HandleStream(m, api.Events, e.events.serve)
 	e.registerFiles(m)
 }
@@ -137,6 +139,14 @@ func (e *Engine) create(ctx context.Context, req api.CreateRequest) (_ api.Creat
 		}
 	}()
 	sb, err := e.backend.Create(ctx, req)
+	dir := ""
+	if err == nil {
+		dir, err = e.backend.LogDir(ctx, req.ID)
+	}
+	if err != nil && sb != nil {
+		err = errors.Join(err, sb.Remove())
+		closeStdio(sb.Stdio())
+	}
 	if err == nil && ctx.Err() != nil { // nobody will know that it is there
 		err = errors.Join(ctx.Err(), sb.Remove())
 		closeStdio(sb.Stdio())
@@ -145,7 +155,8 @@ func (e *Engine) create(ctx context.Context, req api.CreateRequest) (_ api.Creat
 		return api.CreateReply{}, fmt.Errorf("create container %s: %w", req.ID, err)
 	}
 	done = true
-	c.sb, c.io = sb, newStdio(sb.Stdio())
+	c.log = logs.New(dir, logs.Options{MaxSize: req.Log.MaxSize, MaxFiles: req.Log.MaxFiles})
+	c.sb, c.io = sb, newStdio(sb.Stdio(), c.log)
 	c.io.run()
 	if err := c.move(creating, created); err != nil {
 		return api.CreateReply{}, err

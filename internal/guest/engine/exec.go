@@ -141,7 +141,7 @@ func (e *Engine) exec(ctx context.Context, req api.ExecRequest, st *api.Stream, 
 
 // serve hands the output of the process, which has just been started, to the stream, until one of them ends.
 func (x *execution) serve(ctx context.Context, p Process, detach bool, st *api.Stream, accept func() error) error {
-	x.p, x.io = p, newStdio(p.Stdio())
+	x.p, x.io = p, newStdio(p.Stdio(), nil)
 	sub := x.io.subscribe()
 	defer sub.close()
 	x.io.run()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/arcboxlabs/arcbox-go/agent/api"
+	"github.com/arcboxlabs/arcbox-go/internal/guest/logs"
 )
 
 // The bounds of a process's stdio.
@@ -28,6 +29,7 @@ const (
 type stdio struct {
 	ends  Stdio
 	input *input
+	log   *logs.Log // nil where the output is not kept
 
 	mu    sync.Mutex
 	space sync.Cond // a queue got shorter, a subscriber left, the process ended
@@ -52,9 +54,9 @@ type chunk struct {
 	data []byte // shared by all subscribers, never changed
 }
 
-// newStdio returns what hands on nothing yet: run begins.
-func newStdio(ends Stdio) *stdio {
-	o := &stdio{ends: ends, subs: make(map[*subscriber]struct{})}
+// newStdio returns what hands on nothing yet: run begins. All output is kept in log, where it is not nil.
+func newStdio(ends Stdio, log *logs.Log) *stdio {
+	o := &stdio{ends: ends, log: log, subs: make(map[*subscriber]struct{})}
 	o.space.L = &o.mu
 	if ends.Stdin != nil {
 		o.input = newInput(ends)
@@ -86,6 +88,9 @@ func (o *stdio) pump(kind api.FrameType, r Reader) {
 		}
 		o.mu.Unlock()
 		n, err := r.Read(buf)
+		if n > 0 && o.log != nil {
+			o.log.Write(kind == api.FrameStderr, time.Now(), buf[:n])
+		}
 		if n > 0 {
 			o.publish(chunk{kind, append([]byte(nil), buf[:n]...)})
 		}
@@ -136,6 +141,9 @@ func (o *stdio) finish(exit api.Exit, settled func()) {
 		o.input.close()
 	}
 	o.pumps.Wait()
+	if o.log != nil {
+		o.log.Close()
+	}
 	settled()
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -34,7 +34,7 @@ func collect(s *subscriber) map[api.FrameType]string {
 func pipes() (o *stdio, stdout, stderr net.Conn) {
 	outR, outW := net.Pipe()
 	errR, errW := net.Pipe()
-	o = newStdio(Stdio{Stdout: outR, Stderr: errR})
+	o = newStdio(Stdio{Stdout: outR, Stderr: errR}, nil)
 	o.run()
 	return o, outW, errW
 }
