@@ -124,6 +124,9 @@ func (b *backend) process(req api.CreateRequest, execID string) *sandbox {
 	return s
 }
 
+// OnOOM implements engine.Backend. No process is ever killed for lack of memory.
+func (b *backend) OnOOM(func(id string)) {}
+
 // sandbox implements engine.Sandbox.
 type sandbox struct {
 	b       *backend
@@ -268,6 +271,12 @@ func (s *sandbox) resize(size api.Size) error {
 	}
 	return nil
 }
+
+// Freeze implements engine.Sandbox. The command goes on: only the state is known.
+func (s *sandbox) Freeze(ctx context.Context, _ bool) error { return ctx.Err() }
+
+// Update implements engine.Sandbox. There is nothing to limit.
+func (s *sandbox) Update(api.Resources) error { return nil }
 
 // Wait implements engine.Sandbox.
 func (s *sandbox) Wait() api.Exit {

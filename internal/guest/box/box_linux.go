@@ -19,6 +19,7 @@ type Box struct {
 	reaper *proc.Reaper
 	layers *layers
 	hide   hidden
+	oom    oomWatch
 	ready  chan struct{} // closed by Ready
 	err    error         // of Ready
 }
@@ -60,14 +61,20 @@ func (b *Box) prepare() error {
 		return err
 	}
 	b.hide = findHidden()
-	return nil
+	return b.oom.open()
 }
+
+// OnOOM implements engine.Backend.
+func (b *Box) OnOOM(report func(id string)) { b.oom.report = report }
 
 // HandleDevice takes an event of the kernel about a device. The first one should be a Rescan.
 func (b *Box) HandleDevice(e uevent.Event) { b.layers.disks.handle(e) }
 
 // Close unmounts the layers. Remove all containers before.
-func (b *Box) Close() { b.layers.close() }
+func (b *Box) Close() {
+	b.oom.close()
+	b.layers.close()
+}
 
 // undo is a list of what to do when making a container fails, in reverse order.
 type undo []func()
@@ -107,6 +114,11 @@ func (b *Box) Create(ctx context.Context, req api.CreateRequest) (_ engine.Sandb
 		return nil, err
 	}
 	u = append(u, func() { sb.cgroup.remove() })
+	if err := sb.cgroup.limit(req.Resources, true); err != nil {
+		return nil, err
+	}
+	sb.oom = b.oom.add(req.ID, sb.cgroup)
+	u = append(u, sb.oom.close)
 	st := newStage(req, b.hide)
 	files := &descriptors{}
 	defer files.close() // the child has its own by then

@@ -29,6 +29,7 @@ type sandbox struct {
 	scratch scratch
 	tree    *tree
 	cgroup  cgroup
+	oom     *oomCounter
 	ends    *ends
 	program *proc.Program
 	child   *proc.Child
@@ -144,6 +145,7 @@ func signal(child *proc.Child, sig int) error {
 func (s *sandbox) Wait() api.Exit {
 	<-s.child.Done()
 	status := s.child.Status()
+	s.oom.check()
 	s.mu.Lock() // a start under way ends first: it knows why the process has ended
 	defer s.mu.Unlock()
 	if !s.executed && !status.Signaled() {
@@ -167,6 +169,7 @@ func (s *sandbox) Remove() error {
 	s.joining.Lock()
 	s.removed = true
 	s.joining.Unlock()
+	s.oom.close()
 	if err := s.cgroup.remove(); err != nil {
 		return err
 	}

@@ -16,6 +16,9 @@ type Backend interface {
 	// LogDir returns the directory of a container's log, which may not be there yet. A container of which nothing is
 	// there is ErrNotFound.
 	LogDir(ctx context.Context, id string) (string, error)
+	// OnOOM makes report be called with the container's ID when the kernel has killed a process of one for lack of memory.
+	// It is called once, before Create. report does not block; for a process whose end Wait tells it is called before.
+	OnOOM(report func(id string))
 }
 
 // Sandbox is a container as its backend sees it. Start and Remove are called by one goroutine at a time, the others from
@@ -32,6 +35,12 @@ type Sandbox interface {
 	// its command. The errors are those of Start; a container whose process has ended is ErrConflict. When ctx ends
 	// before, the process is killed. After an error nothing is left. The request was checked.
 	Exec(ctx context.Context, req api.ExecRequest) (Process, error)
+	// Freeze stops all processes of the container, or lets them go on, and returns when they have. After an error they go
+	// on. Signals wait for the end of it, but for KILL.
+	Freeze(ctx context.Context, frozen bool) error
+	// Update changes the limits that the request names. One that the kernel does not have is ErrUnsupported. Nothing is
+	// undone where it returns an error.
+	Update(r api.Resources) error
 	// Wait returns when the process has ended, however it did: started or not.
 	Wait() api.Exit
 	// Remove kills what still runs, waits for its end, and releases everything. After an error it may be called again.

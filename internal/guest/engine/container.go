@@ -11,7 +11,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go/internal/guest/logs"
 )
 
-// state is where a container stands. It only goes forward.
+// state is where a container stands. It only goes forward, but that a paused container is running again.
 type state int
 
 const (
@@ -19,12 +19,13 @@ const (
 	created
 	starting
 	running
+	paused
 	exited
 	removed
 )
 
 func (s state) String() string {
-	return [...]string{"being created", "created but not started", "being started", "running", "exited", "removed"}[s]
+	return [...]string{"being created", "created but not started", "being started", "running", "paused", "exited", "removed"}[s]
 }
 
 // container is one container. turn serialises what changes it: create, start, remove. The rest reads under mu.
@@ -137,7 +138,7 @@ func (c *container) kill(signal string) error {
 	if err != nil {
 		return err
 	}
-	if s := c.get(); s != running {
+	if s := c.get(); s != running && s != paused {
 		return fmt.Errorf("signal container %s: %w: it is %s", c.id, errs.ErrConflict, s)
 	}
 	return c.sb.Signal(n)

@@ -28,7 +28,9 @@ type Engine struct {
 
 // New returns an engine without containers. Close ends it.
 func New(backend Backend) *Engine {
-	return &Engine{backend: backend, containers: make(map[string]*container), execs: make(map[string]*execution)}
+	e := &Engine{backend: backend, containers: make(map[string]*container), execs: make(map[string]*execution)}
+	backend.OnOOM(e.oom)
+	return e
 }
 
 // Register adds the methods of containers and events to m.
@@ -38,6 +40,8 @@ func (e *Engine) Register(m *api.Mux) {
 	api.Handle(m, api.Wait, e.wait)
 	api.Handle(m, api.Kill, e.kill)
 	api.Handle(m, api.Remove, e.remove)
+	api.Handle(m, api.Pause, e.pause)
+	api.Handle(m, api.Update, e.update)
 	api.Handle(m, api.ExecInspect, e.execInspect)
 	api.HandleStream(m, api.Attach, e.attach)
 	api.HandleStream(m, api.Exec, e.exec)
@@ -214,8 +218,8 @@ func (e *Engine) removeContainer(ctx context.Context, c *container, force bool) 
 	switch st := c.get(); {
 	case st == removed:
 		return fmt.Errorf("container %s: %w", c.id, errs.ErrNotFound)
-	case st == running && !force:
-		return fmt.Errorf("remove container %s: %w: it is running: stop it first, or force the removal", c.id, errs.ErrConflict)
+	case (st == running || st == paused) && !force:
+		return fmt.Errorf("remove container %s: %w: it is %s: stop it first, or force the removal", c.id, errs.ErrConflict, st)
 	}
 	c.release()
 	if c.get() == running {

@@ -132,7 +132,11 @@ func TestHammer(t *testing.T) {
 			for range 60 {
 				id := fmt.Sprint("c", rng.IntN(3))
 				cmd := []string{"run", "nope"}[rng.IntN(2)]
-				switch rng.IntN(6) {
+				switch rng.IntN(8) {
+				case 6:
+					_ = c.Pause(ctx, api.PauseRequest{ID: id, Resume: rng.IntN(2) == 0})
+				case 7:
+					_ = c.Update(ctx, api.UpdateRequest{ID: id, Resources: api.Resources{PIDs: 5}})
 				case 0:
 					_ = c.Create(ctx, api.CreateRequest{ID: id, Layers: []api.Layer{{Serial: "x"}}, Process: api.Process{Args: []string{cmd}}})
 				case 1:
