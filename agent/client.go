@@ -41,6 +41,13 @@ func (c *Client) Ping(ctx context.Context) (api.PingReply, error) {
 	return rep, nil
 }
 
+// Configure gives the guest what is its own: its data disk, its name, the time. It is called once, before the first
+// Create; a data disk later is ErrConflict, a name that cannot be one ErrInvalid.
+func (c *Client) Configure(ctx context.Context, req api.ConfigureRequest) error {
+	_, err := call(ctx, c, api.Configure, req)
+	return err
+}
+
 // VsockCheck lets the agent call itself over AF_VSOCK, which proves that it can be reached there. A guest without
 // AF_VSOCK is ErrUnsupported; one that has just booted may not have it yet.
 func (c *Client) VsockCheck(ctx context.Context) (api.VsockCheckReply, error) {
@@ -94,8 +101,9 @@ func (c *Client) Kill(ctx context.Context, req api.KillRequest) error {
 	return err
 }
 
-// Remove removes a container and what it wrote. One that runs is ErrConflict unless the request forces it; a second call
-// is ErrNotFound.
+// Remove removes a container and what it wrote, or keeps that for a later Create of the same ID. What a container wrote
+// that is known by that only is removed too. One that runs is ErrConflict unless the request forces it; a second call is
+// ErrNotFound.
 func (c *Client) Remove(ctx context.Context, req api.RemoveRequest) error {
 	_, err := call(ctx, c, api.Remove, req)
 	return err

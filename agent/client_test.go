@@ -392,3 +392,18 @@ func TestHostileAgent(t *testing.T) {
 		})
 	}
 }
+
+func TestRemoveKeeps(t *testing.T) {
+	c, _ := newClient(t)
+	ctx := t.Context()
+	req := api.CreateRequest{ID: "c", Layers: []api.Layer{{Serial: "l"}}, Process: api.Process{Args: []string{"true"}}}
+	require.NoError(t, c.Create(ctx, req))
+	require.NoError(t, c.Remove(ctx, api.RemoveRequest{ID: "c", Keep: true}))
+	require.ErrorIs(t, c.Remove(ctx, api.RemoveRequest{ID: "c", Keep: true}), errs.ErrNotFound)
+	require.NoError(t, c.Remove(ctx, api.RemoveRequest{ID: "c"}), "known by what it wrote only")
+	require.ErrorIs(t, c.Remove(ctx, api.RemoveRequest{ID: "c"}), errs.ErrNotFound)
+	require.ErrorIs(t, c.Remove(ctx, api.RemoveRequest{ID: "../c"}), errs.ErrNotFound)
+	require.NoError(t, c.Create(ctx, req))
+	require.NoError(t, c.Remove(ctx, api.RemoveRequest{ID: "c"}))
+	require.ErrorIs(t, c.Remove(ctx, api.RemoveRequest{ID: "c"}), errs.ErrNotFound)
+}

@@ -78,6 +78,14 @@ func (b *backend) close() {
 	b.dir = ""
 }
 
+// Forget implements engine.Backend.
+func (b *backend) Forget(ctx context.Context, id string) error {
+	if _, err := b.LogDir(ctx, id); err != nil {
+		return err
+	}
+	return b.removeDir(id)
+}
+
 // Create implements engine.Backend.
 func (b *backend) Create(ctx context.Context, req api.CreateRequest) (engine.Sandbox, error) {
 	for _, l := range req.Layers {
@@ -170,7 +178,7 @@ func (s *sandbox) Exec(ctx context.Context, req api.ExecRequest) (engine.Process
 		_, err = x.Start(ctx)
 	}
 	if err != nil {
-		_ = x.Remove()
+		_ = x.Remove(engine.DeleteData)
 		s.leave(x)
 		for _, c := range []io.Closer{x.stdio.Stdin, x.stdio.Stdout, x.stdio.Stderr} {
 			if c != nil {
@@ -285,7 +293,7 @@ func (s *sandbox) Wait() api.Exit {
 }
 
 // Remove implements engine.Sandbox.
-func (s *sandbox) Remove() error {
+func (s *sandbox) Remove(data engine.Data) error {
 	s.mu.Lock()
 	s.cancel()
 	started := s.started
@@ -295,7 +303,7 @@ func (s *sandbox) Remove() error {
 		s.finish(killed())
 	}
 	<-s.done
-	if s.process.ExecID != "" {
+	if s.process.ExecID != "" || data == engine.KeepData {
 		return nil
 	}
 	return s.b.removeDir(s.request.ID)

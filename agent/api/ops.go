@@ -11,6 +11,10 @@ type ConfigureRequest struct {
 	DataDisk string    `json:"data_disk,omitempty"` // serial of the machine's data disk, an ext4; "" keeps what containers write in memory
 	Hostname string    `json:"hostname,omitempty"`  // of the machine
 	Time     time.Time `json:"time,omitzero"`       // of the host; the guest's clock is set where it differs by over a second
+
+	// Sweep deletes from the data disk what containers wrote whose ids are not in Known: their records are gone.
+	Sweep bool     `json:"sweep,omitempty"`
+	Known []string `json:"known,omitempty"`
 }
 
 // ConfigureReply is empty.

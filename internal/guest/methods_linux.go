@@ -8,6 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/arcboxlabs/arcbox-go/agent/api"
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/guest/engine"
 )
 
 // methods returns what the host can call.
@@ -15,6 +17,7 @@ func (a *agent) methods() *api.Mux {
 	m := &api.Mux{}
 	a.engine.Register(m)
 	api.Handle(m, api.Ping, a.ping)
+	api.Handle(m, api.Configure, a.configure)
 	api.Handle(m, api.VsockCheck, a.vsock.check)
 	api.Handle(m, api.Settle, a.settle)
 	api.Handle(m, api.Wake, wake)
@@ -37,6 +40,34 @@ func (a *agent) ping(context.Context, api.PingRequest) (api.PingReply, error) {
 	}, nil
 }
 
+// maxClockError is how far the guest's clock may be from the host's before it is set.
+const maxClockError = time.Second
+
+// configure takes what is the machine's own. It does not wait for the data disk.
+func (a *agent) configure(_ context.Context, req api.ConfigureRequest) (api.ConfigureReply, error) {
+	if h := req.Hostname; h != "" {
+		if err := engine.CheckID(h); err != nil || len(h) > maxHostname {
+			return api.ConfigureReply{}, fmt.Errorf("configure: host name %.80q: %w", h, errs.ErrInvalid)
+		}
+		if err := unix.Sethostname([]byte(h)); err != nil {
+			return api.ConfigureReply{}, fmt.Errorf("set host name: %w", err)
+		}
+	}
+	if d := time.Since(req.Time); !req.Time.IsZero() && d.Abs() > maxClockError {
+		ts := unix.NsecToTimespec(req.Time.UnixNano())
+		if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
+			return api.ConfigureReply{}, fmt.Errorf("set clock: %w", err)
+		}
+	}
+	if req.DataDisk == "" {
+		return api.ConfigureReply{}, nil
+	}
+	return api.ConfigureReply{}, a.box.UseDisk(req.DataDisk, req.Sweep, req.Known)
+}
+
+// maxHostname is the longest host name that Linux takes.
+const maxHostname = 64
+
 // How long the steps of a power-off may take.
 const (
 	removeTime = 10 * time.Second // for all containers
@@ -50,7 +81,9 @@ func (a *agent) prepareOff(ctx context.Context, _ api.PoweroffRequest) (api.Powe
 	if err := a.engine.Close(ctx); err != nil {
 		a.complain(fmt.Errorf("power off: %w", err)) // the power goes all the same
 	}
-	a.box.Close()
+	if err := a.box.Close(); err != nil {
+		a.complain(fmt.Errorf("power off: %w", err))
+	}
 	unix.Sync()
 	return api.PoweroffReply{}, nil
 }

@@ -18,6 +18,7 @@ import (
 type Box struct {
 	reaper *proc.Reaper
 	layers *layers
+	data   *data
 	hide   hidden
 	oom    oomWatch
 	ready  chan struct{} // closed by Ready
@@ -28,7 +29,7 @@ var _ engine.Backend = (*Box)(nil)
 
 // New returns a box in which Create waits for Ready.
 func New(reaper *proc.Reaper) *Box {
-	return &Box{reaper: reaper, layers: newLayers(), ready: make(chan struct{})}
+	return &Box{reaper: reaper, layers: newLayers(), data: newData(), ready: make(chan struct{})}
 }
 
 // Ready says that the machine is as containers need it: the mount namespace is the caller's own, with /proc, /sys, /dev,
@@ -44,7 +45,7 @@ func (b *Box) Ready(err error) error {
 }
 
 func (b *Box) prepare() error {
-	for _, d := range []string{layersDir, containersDir, newRoot} {
+	for _, d := range []string{layersDir, memoryDir, diskDir, newRoot} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return fmt.Errorf("prepare for containers: %w", err)
 		}
@@ -70,10 +71,13 @@ func (b *Box) OnOOM(report func(id string)) { b.oom.report = report }
 // HandleDevice takes an event of the kernel about a device. The first one should be a Rescan.
 func (b *Box) HandleDevice(e uevent.Event) { b.layers.disks.handle(e) }
 
-// Close unmounts the layers. Remove all containers before.
-func (b *Box) Close() {
+// Close unmounts the data disk and the layers. Remove all containers before. What is wrong with the data disk is the
+// error.
+func (b *Box) Close() error {
 	b.oom.close()
+	err := b.data.close()
 	b.layers.close()
+	return err
 }
 
 // undo is a list of what to do when making a container fails, in reverse order.
@@ -106,10 +110,10 @@ func (b *Box) Create(ctx context.Context, req api.CreateRequest) (_ engine.Sandb
 		return nil, err
 	}
 	sb := &sandbox{box: b}
-	if sb.scratch, err = newScratch(req.ID); err != nil {
+	if sb.scratch, err = b.data.scratch(ctx, req.ID); err != nil {
 		return nil, err
 	}
-	u = append(u, func() { sb.scratch.remove() })
+	u = append(u, func() { sb.scratch.undo() })
 	if sb.cgroup, err = newCgroup(req.ID, req.Privileged); err != nil {
 		return nil, err
 	}

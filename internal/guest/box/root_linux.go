@@ -5,69 +5,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/arcboxlabs/arcbox-go/agent/api"
-	"github.com/arcboxlabs/arcbox-go/internal/errs"
 )
-
-// containersDir has one directory per container: a tmpfs for what the container writes.
-const containersDir = "/run/c"
-
-// scratch is the place of a container for what it writes, and for the files that the agent makes for it. It is a file
-// system of its own, so that it goes at once and whole, however deep a tree the container made in it.
-type scratch struct{ dir string }
-
-// newScratch makes the place. It is the one function that knows where containers write.
-func newScratch(id string) (scratch, error) {
-	s := scratch{filepath.Join(containersDir, id)}
-	if err := os.Mkdir(s.dir, 0o700); err != nil {
-		return s, fmt.Errorf("make scratch space: %w", err)
-	}
-	if err := unix.Mount("tmpfs", s.dir, "tmpfs", unix.MS_NODEV, "mode=0700"); err != nil {
-		os.Remove(s.dir)
-		return s, fmt.Errorf("mount scratch space: %w", err)
-	}
-	for _, d := range []string{s.upper(), s.work()} {
-		if err := os.Mkdir(d, 0o755); err != nil {
-			s.remove()
-			return s, fmt.Errorf("make scratch space: %w", err)
-		}
-	}
-	return s, nil
-}
-
-func (s scratch) upper() string { return s.dir + "/u" }
-func (s scratch) work() string  { return s.dir + "/w" }
-func (s scratch) logs() string  { return s.dir + "/l" }
-
-// LogDir returns the directory of a container's log. A container of which nothing is there is ErrNotFound.
-func (b *Box) LogDir(ctx context.Context, id string) (string, error) {
-	select {
-	case <-b.ready:
-	case <-ctx.Done():
-		return "", ctx.Err()
-	}
-	s := scratch{filepath.Join(containersDir, id)}
-	if _, err := os.Stat(s.dir); err != nil {
-		return "", fmt.Errorf("container %s: %w", id, errs.ErrNotFound)
-	}
-	return s.logs(), nil
-}
-
-// remove deletes the place. It may be called again.
-func (s scratch) remove() error {
-	if err := unix.Unmount(s.dir, unix.MNT_DETACH); err != nil && err != unix.EINVAL && err != unix.ENOENT {
-		return fmt.Errorf("unmount scratch space: %w", err)
-	}
-	if err := os.Remove(s.dir); err != nil && !os.IsNotExist(err) {
-		return fmt.Errorf("remove scratch space: %w", err)
-	}
-	return nil
-}
 
 // lowerDirs mounts the layers, lowest first, and returns their directories in the order that overlayfs takes: the
 // highest first. A layer that is there twice counts where it is highest: it hides all of itself below.

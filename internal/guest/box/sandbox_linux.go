@@ -158,8 +158,8 @@ func (s *sandbox) Wait() api.Exit {
 	return api.Exit{Code: status.ExitStatus(), OOMKilled: s.cgroup.oomKilled()}
 }
 
-// Remove kills the process and deletes what the container wrote.
-func (s *sandbox) Remove() error {
+// Remove kills the process and releases everything.
+func (s *sandbox) Remove(d engine.Data) error {
 	if err := s.cgroup.kill(); err != nil {
 		return err
 	}
@@ -174,5 +174,8 @@ func (s *sandbox) Remove() error {
 		return err
 	}
 	s.tree.close()
-	return s.scratch.remove()
+	if d == engine.DeleteData || d == engine.UndoData && !s.scratch.earlier {
+		return s.scratch.remove()
+	}
+	return nil
 }

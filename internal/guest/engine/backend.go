@@ -19,7 +19,19 @@ type Backend interface {
 	// OnOOM makes report be called with the container's ID when the kernel has killed a process of one for lack of memory.
 	// It is called once, before Create. report does not block; for a process whose end Wait tells it is called before.
 	OnOOM(report func(id string))
+	// Forget deletes what a container wrote of which there is no sandbox. Where there is nothing it is ErrNotFound.
+	Forget(ctx context.Context, id string) error
 }
+
+// Data says what becomes of what a container wrote.
+type Data int
+
+// What becomes of it.
+const (
+	DeleteData Data = iota
+	KeepData        // for a later Create of the same ID
+	UndoData        // as it was before Create
+)
 
 // Sandbox is a container as its backend sees it. Start and Remove are called by one goroutine at a time, the others from
 // many.
@@ -44,7 +56,7 @@ type Sandbox interface {
 	// Wait returns when the process has ended, however it did: started or not.
 	Wait() api.Exit
 	// Remove kills what still runs, waits for its end, and releases everything. After an error it may be called again.
-	Remove() error
+	Remove(data Data) error
 }
 
 // Process is a process that Exec has started. When the container's first process ends, it is killed.

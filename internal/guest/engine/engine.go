@@ -50,8 +50,8 @@ func (e *Engine) Register(m *api.Mux) {
 	e.registerFiles(m)
 }
 
-// Close kills and removes all containers, and refuses new ones with ErrClosed. It returns when they are gone or ctx has
-// ended, with what could not be removed. It may be called again.
+// Close kills and removes all containers, and refuses new ones with ErrClosed. What they wrote is kept. It returns when
+// they are gone or ctx has ended, with what could not be removed. It may be called again.
 func (e *Engine) Close(ctx context.Context) error {
 	e.mu.Lock()
 	e.closed = true
@@ -65,7 +65,7 @@ func (e *Engine) Close(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for _, c := range all {
 		wg.Go(func() {
-			if err := e.removeContainer(ctx, c, true); err != nil && !errors.Is(err, errs.ErrNotFound) {
+			if err := e.removeContainer(ctx, c, true, KeepData); err != nil && !errors.Is(err, errs.ErrNotFound) {
 				mu.Lock()
 				defer mu.Unlock()
 				left = append(left, err)
@@ -148,11 +148,11 @@ func (e *Engine) create(ctx context.Context, req api.CreateRequest) (_ api.Creat
 		dir, err = e.backend.LogDir(ctx, req.ID)
 	}
 	if err != nil && sb != nil {
-		err = errors.Join(err, sb.Remove())
+		err = errors.Join(err, sb.Remove(UndoData))
 		closeStdio(sb.Stdio())
 	}
 	if err == nil && ctx.Err() != nil { // nobody will know that it is there
-		err = errors.Join(ctx.Err(), sb.Remove())
+		err = errors.Join(ctx.Err(), sb.Remove(UndoData))
 		closeStdio(sb.Stdio())
 	}
 	if err != nil {
@@ -204,13 +204,38 @@ func (e *Engine) kill(_ context.Context, req api.KillRequest) (api.KillReply, er
 // remove waits for the creation of a container that is being created: its creator may have gone in the middle of it.
 func (e *Engine) remove(ctx context.Context, req api.RemoveRequest) (api.RemoveReply, error) {
 	c, err := e.find(req.ID)
+	if errors.Is(err, errs.ErrNotFound) && CheckID(req.ID) == nil {
+		return api.RemoveReply{}, e.forget(ctx, req)
+	}
 	if err != nil {
 		return api.RemoveReply{}, err
 	}
-	return api.RemoveReply{}, e.removeContainer(ctx, c, req.Force)
+	data := DeleteData
+	if req.Keep {
+		data = KeepData
+	}
+	return api.RemoveReply{}, e.removeContainer(ctx, c, req.Force, data)
 }
 
-func (e *Engine) removeContainer(ctx context.Context, c *container, force bool) error {
+// forget deletes what a container wrote that is known by that only. Nobody creates it meanwhile.
+func (e *Engine) forget(ctx context.Context, req api.RemoveRequest) error {
+	if req.Keep {
+		return fmt.Errorf("container %s: %w", req.ID, errs.ErrNotFound)
+	}
+	c, err := e.add(req.ID)
+	if err != nil {
+		return err
+	}
+	defer c.unlock()
+	defer e.drop(c)
+	_ = c.move(creating, removed) // it is new
+	if err := e.backend.Forget(ctx, req.ID); err != nil {
+		return fmt.Errorf("remove container %s: %w", req.ID, err)
+	}
+	return nil
+}
+
+func (e *Engine) removeContainer(ctx context.Context, c *container, force bool, data Data) error {
 	if err := c.lock(ctx); err != nil {
 		return fmt.Errorf("remove container %s: %w", c.id, err)
 	}
@@ -226,7 +251,7 @@ func (e *Engine) removeContainer(ctx context.Context, c *container, force bool) 
 		_ = c.sb.Signal(kill) // what uses its files may wait for a file system that its processes serve
 	}
 	c.copies.close()
-	if err := c.sb.Remove(); err != nil {
+	if err := c.sb.Remove(data); err != nil {
 		return fmt.Errorf("remove container %s: %w", c.id, err)
 	}
 	<-c.done // its process has ended, and its output is read within drainTime

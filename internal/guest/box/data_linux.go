@@ -1,0 +1,275 @@
+package box
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
+)
+
+// Where containers write: below memoryDir each has a tmpfs of its own; diskDir is where the data disk is mounted.
+const (
+	memoryDir = "/run/c"
+	diskDir   = "/run/d"
+)
+
+// The directories of a data disk.
+const (
+	diskContainers = diskDir + "/c"     // has one directory per container
+	diskTrash      = diskDir + "/trash" // what is being deleted
+)
+
+// data is the place where containers write: in memory, or on the machine's data disk. It is in memory unless useDisk is
+// called before the first container.
+type data struct {
+	ctx    context.Context // ends with close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex
+	decided bool          // there was a container, or useDisk
+	disk    bool          // the data is on a disk
+	ready   chan struct{} // closed when a disk is mounted, or err is set
+	err     error
+	trash   *trash // nil before ready, and in memory
+}
+
+func newData() *data {
+	d := &data{ready: make(chan struct{})}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	return d
+}
+
+// useDisk puts the data on a disk, which mount mounts at diskDir as soon as it can. Containers wait for it. With sweep,
+// what containers wrote whose ids are not in known is deleted.
+func (d *data) useDisk(mount func(context.Context) error, sweep bool, known []string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.decided {
+		return fmt.Errorf("use a data disk: %w: the guest is configured, or has containers already", errs.ErrConflict)
+	}
+	d.decided, d.disk = true, true
+	d.wg.Go(func() {
+		defer close(d.ready)
+		if d.err = mount(d.ctx); d.err == nil {
+			d.err = d.open(sweep, known)
+		}
+	})
+	return nil
+}
+
+// open prepares the disk that is mounted.
+func (d *data) open(sweep bool, known []string) error {
+	for _, dir := range []string{diskContainers, diskTrash} {
+		if err := os.Mkdir(dir, 0o700); err != nil && !os.IsExist(err) {
+			return fmt.Errorf("prepare the data disk: %w", err)
+		}
+	}
+	d.trash = newTrash(diskTrash)
+	d.wg.Go(func() { d.trash.run(d.ctx) })
+	if !sweep {
+		return nil
+	}
+	entries, err := os.ReadDir(diskContainers)
+	if err != nil {
+		return fmt.Errorf("list containers of the data disk: %w", err)
+	}
+	for _, e := range entries {
+		if !slices.Contains(known, e.Name()) {
+			if err := d.trash.take(filepath.Join(diskContainers, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// wait returns where the data is, when that can be used.
+func (d *data) wait(ctx context.Context) (disk bool, err error) {
+	d.mu.Lock()
+	d.decided = true
+	disk = d.disk
+	d.mu.Unlock()
+	if !disk {
+		return false, nil
+	}
+	select {
+	case <-d.ready:
+		return true, d.err
+	case <-ctx.Done():
+		return true, fmt.Errorf("wait for the data disk: %w", ctx.Err())
+	}
+}
+
+// close unmounts the disk. What is in the trash is deleted next time.
+func (d *data) close() error {
+	d.cancel()
+	d.wg.Wait()
+	d.mu.Lock()
+	d.decided = true
+	disk := d.disk
+	d.mu.Unlock()
+	if !disk || d.err != nil {
+		return nil
+	}
+	err := unix.Unmount(diskDir, 0)
+	if err == unix.EBUSY { // a process that could not be killed has a file open: nothing may be written any more
+		err = unix.Mount("", diskDir, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
+	}
+	if err != nil {
+		return fmt.Errorf("unmount the data disk: %w", err)
+	}
+	return nil
+}
+
+// scratch is the place of a container for what it writes, and for the files that the agent makes for it.
+type scratch struct {
+	dir     string
+	trash   *trash // of the disk it is on; nil in memory, where the place is a tmpfs, which goes at once and whole
+	earlier bool   // a container of the same ID made it
+}
+
+// scratch returns the place of a container: what one of the same ID has left, or an empty one. It waits for a data disk.
+func (d *data) scratch(ctx context.Context, id string) (scratch, error) {
+	disk, err := d.wait(ctx)
+	if err != nil {
+		return scratch{}, err
+	}
+	s := scratchAt(disk, d.trash, id)
+	switch err := os.Mkdir(s.dir, 0o700); {
+	case errors.Is(err, os.ErrExist):
+		s.earlier = true
+	case err != nil:
+		return s, fmt.Errorf("make scratch space: %w", err)
+	case !disk:
+		if err := unix.Mount("tmpfs", s.dir, "tmpfs", unix.MS_NODEV, "mode=0700"); err != nil {
+			os.Remove(s.dir)
+			return s, fmt.Errorf("mount scratch space: %w", err)
+		}
+	}
+	for _, dir := range []string{s.upper(), s.work(), s.logs()} {
+		if err := os.Mkdir(dir, 0o755); err != nil && !os.IsExist(err) {
+			s.undo()
+			return s, fmt.Errorf("make scratch space: %w", err)
+		}
+	}
+	return s, nil
+}
+
+func scratchAt(disk bool, t *trash, id string) scratch {
+	if disk {
+		return scratch{dir: filepath.Join(diskContainers, id), trash: t}
+	}
+	return scratch{dir: filepath.Join(memoryDir, id)}
+}
+
+// find returns the place that a container has left. Where there is none it is ErrNotFound.
+func (d *data) find(ctx context.Context, id string) (scratch, error) {
+	disk, err := d.wait(ctx)
+	if err != nil {
+		return scratch{}, err
+	}
+	s := scratchAt(disk, d.trash, id)
+	s.earlier = true
+	if _, err := os.Lstat(s.dir); errors.Is(err, os.ErrNotExist) {
+		return s, fmt.Errorf("data of container %s: %w", id, errs.ErrNotFound)
+	} else if err != nil {
+		return s, fmt.Errorf("find data of container %s: %w", id, err)
+	}
+	return s, nil
+}
+
+func (s scratch) upper() string { return s.dir + "/u" }
+func (s scratch) work() string  { return s.dir + "/w" }
+
+// logs is the directory of the container's log.
+func (s scratch) logs() string { return s.dir + "/l" }
+
+// undo deletes the place where it was made just now.
+func (s scratch) undo() {
+	if !s.earlier {
+		s.remove()
+	}
+}
+
+// remove deletes the place. It may be called again.
+func (s scratch) remove() error {
+	if s.trash != nil {
+		return s.trash.take(s.dir)
+	}
+	if err := unix.Unmount(s.dir, unix.MNT_DETACH); err != nil && err != unix.EINVAL && err != unix.ENOENT {
+		return fmt.Errorf("unmount scratch space: %w", err)
+	}
+	if err := os.Remove(s.dir); err != nil && !os.IsNotExist(err) {
+		return fmt.Errorf("remove scratch space: %w", err)
+	}
+	return nil
+}
+
+// Forget deletes what a container wrote of which there is no sandbox.
+func (b *Box) Forget(ctx context.Context, id string) error {
+	select {
+	case <-b.ready:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	s, err := b.data.find(ctx, id)
+	if err != nil {
+		return err
+	}
+	return s.remove()
+}
+
+// LogDir returns the directory for the log of a container that is there, or that has left its data. Where there is
+// neither it is ErrNotFound.
+func (b *Box) LogDir(ctx context.Context, id string) (string, error) {
+	select {
+	case <-b.ready:
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	s, err := b.data.find(ctx, id)
+	return s.logs(), err
+}
+
+// UseDisk lets containers write on the data disk with the serial number: an ext4, whose journal is replayed where the
+// machine was killed. It returns at once; Create waits until the disk is mounted. What containers have left on it is
+// there again for those of the same ID. With sweep, what is of other containers than the known ones is deleted. After the
+// first Create, or a second time, it is ErrConflict.
+func (b *Box) UseDisk(serial string, sweep bool, known []string) error {
+	return b.data.useDisk(func(ctx context.Context) error {
+		select {
+		case <-b.ready:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if b.err != nil {
+			return b.err
+		}
+		device, err := b.layers.disks.find(ctx, serial)
+		if err != nil {
+			return fmt.Errorf("data disk: %w", err)
+		}
+		return mountData(device)
+	}, sweep, known)
+}
+
+// mountData mounts the data disk. What is deleted on it is discarded, so that the host's file gets holes. When something
+// of it cannot be written any more, it becomes read-only: a journal with gaps must not go on.
+func mountData(device string) error {
+	err := unix.Mount("/dev/"+device, diskDir, "ext4", unix.MS_NODEV|unix.MS_NOATIME, "discard,errors=remount-ro")
+	if err == unix.EINVAL || err == unix.EUCLEAN {
+		return fmt.Errorf("mount the data disk: %w: it is not a sound ext4: check its file with e2fsck -f, or remove it: %w", errs.ErrCorrupt, err)
+	}
+	if err != nil {
+		return fmt.Errorf("mount the data disk: %w", err)
+	}
+	return nil
+}
