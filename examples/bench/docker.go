@@ -60,8 +60,35 @@ func (b *suite) docker() error {
 		}
 		report("docker_run_ms", "ms", theirs)
 		report("arcbox_run_ms", "ms", ours)
-		return nil
+		return b.dockerExec(ctx, docker, rt)
 	})
+}
+
+// dockerExec measures true in a running container, by docker and by arcbox in turn.
+func (b *suite) dockerExec(ctx context.Context, docker func(...string) error, rt *arcbox.Runtime) error {
+	if err := docker(append([]string{"run", "-d", "--name=bench", "--network=none", imageName}, long...)...); err != nil {
+		return err
+	}
+	p, err := rt.RunContainer(ctx, arcbox.ContainerSpec{Image: imageName, Args: long}, arcbox.RunOptions{})
+	if err != nil {
+		return err
+	}
+	var theirs, ours []float64
+	for range 3 * b.rounds {
+		began := time.Now()
+		if err := docker("exec", "bench", "true"); err != nil {
+			return err
+		}
+		theirs = append(theirs, ms(time.Since(began)))
+		d, err := execTrue(ctx, rt, p.ContainerID())
+		if err != nil {
+			return err
+		}
+		ours = append(ours, ms(d))
+	}
+	report("docker_exec_ms", "ms", theirs)
+	report("arcbox_exec_ms", "ms", ours)
+	return docker("rm", "-f", "bench")
 }
 
 // daemonReady reads dockerd's log until it says that it listens, and lets it write on.

@@ -6,9 +6,14 @@
 //	clone_boot_ms       the same with a template that is there
 //	container_start_ms  RunContainer of true in a running machine, from the call to the exit
 //	first_run_ms        a new process, image in the store: from its start to the container's first output, VM included (a clone)
+//	exec_ms             Exec of true in a running container, from the call to the exit
+//	attach_throughput_mb_s  64 MiB of a process's output to an attached writer, its container's start included
+//	parallel_start_16_ms    16 RunContainer of true at once, until the last exit
+//	list_1000_ms        New and ListContainers where 1000 containers are recorded
 //	layer_convert_mb_s  an uncompressed layer into the store, digests and ext4 image included
 //	docker_run_ms       with -docker: docker run of the same image with a running dockerd, network off, to its exit
 //	arcbox_run_ms       with -docker: the same by arcbox in a running machine, measured in turn with it
+//	docker_exec_ms, arcbox_exec_ms  with -docker: true in a running container, in turn
 package main
 
 import (
@@ -49,10 +54,11 @@ func bench(ctx context.Context, rounds int, docker bool) error {
 	}
 	defer os.RemoveAll(dir)
 	b := &suite{ctx: ctx, dir: dir, rounds: rounds}
-	steps := []func() error{b.prepare, b.boots, b.containers, b.firstRuns, b.layers}
+	steps := []func() error{b.prepare, b.boots, b.containers, b.execs, b.firstRuns, b.layers}
 	if docker {
 		steps = append(steps, b.docker)
 	}
+	steps = append(steps, b.lists) // last: it leaves many records
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return err
