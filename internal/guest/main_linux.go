@@ -32,6 +32,15 @@ func Main(console io.Writer) error {
 	return a.run(context.Background())
 }
 
+// Init tells whether the program was executed, with these arguments, as the init of a container. If so it has run the
+// container's command, and code is to exit with.
+func Init(args []string) (code int, is bool) {
+	if len(args) == 0 || args[0] != box.InitName {
+		return 0, false
+	}
+	return box.Init(args), true
+}
+
 // agent is the parts of the running agent.
 type agent struct {
 	console io.Writer

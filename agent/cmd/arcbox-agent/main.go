@@ -1,5 +1,5 @@
-// Command arcbox-agent is the first process of the guest. It is the /init of the initramfs that package boot composes,
-// and of no use anywhere else.
+// Command arcbox-agent is the first process of the guest, and of containers that ask for an init. It is the /init of the
+// initramfs that package boot composes, and of no use anywhere else.
 package main
 
 import (
@@ -10,6 +10,9 @@ import (
 )
 
 func main() {
+	if code, is := guest.Init(os.Args); is {
+		os.Exit(code)
+	}
 	// Main returns when something fatal has happened. When the first process ends, the kernel panics and the host notices.
 	fmt.Fprintln(os.Stderr, "arcbox-agent:", guest.Main(os.Stderr))
 	os.Exit(1)

@@ -142,6 +142,11 @@ func (b *Box) Create(ctx context.Context, req api.CreateRequest) (_ engine.Sandb
 	if st.process, err = newProcess(withPrivilege(req.Process, req.Privileged), st.root); err != nil {
 		return nil, err
 	}
+	if req.Init {
+		if st.exe, err = files.add(openSelf()); err != nil {
+			return nil, err
+		}
+	}
 	if sb.ends, err = openStdio(req.Process, st.pts, st.user); err != nil {
 		return nil, err
 	}

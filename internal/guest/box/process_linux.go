@@ -167,14 +167,19 @@ func (s *process) credentials(p *proc.Program) {
 
 // command executes the command, with stdio as its only files: a name without a slash is searched in the PATH of the container's environment.
 func (s *process) command(p *proc.Program) {
+	s.last(p)
+	argv, envp := p.Strs(s.args), p.Strs(s.env)
+	for _, path := range candidates(s.args[0], s.env) {
+		p.Exec(path, argv, envp)
+	}
+}
+
+// last is what comes last before the command.
+func (s *process) last(p *proc.Program) {
 	p.Call("close files", unix.SYS_CLOSE_RANGE, 3, maxFD, unix.CLOSE_RANGE_CLOEXEC)
 	if s.noNewPrivs {
 		p.Call("set no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 		s.filter(p)
-	}
-	argv, envp := p.Strs(s.args), p.Strs(s.env)
-	for _, path := range candidates(s.args[0], s.env) {
-		p.Exec(path, argv, envp)
 	}
 }
 

@@ -23,6 +23,7 @@ type stage struct {
 	dev, pts int    // mounts of /dev and /dev/pts
 	start    int    // pipe: see sandbox
 	files    []file // mounted over files of the container
+	exe      int    // the agent's executable where it is the container's init, else -1
 
 	hostname   string
 	hide       hidden
@@ -56,15 +57,26 @@ func (s *stage) program() *proc.Program {
 	for _, f := range s.files {
 		keep = append(keep, f.fd)
 	}
+	if s.exe >= 0 {
+		keep = append(keep, s.exe)
+	}
 	s.isolate(p, keep)
 	s.enter(p)
 	s.mounts(p)
 	s.mask(p)
 	s.identity(p)
 	s.protect(p)
-	s.become(p, s.start)
+	late := []int{s.start}
+	if s.exe >= 0 {
+		late = append(late, s.exe)
+	}
+	s.become(p, late...)
 	p.Call("wait for start", unix.SYS_READ, uintptr(s.start), p.Bytes(make([]byte, 1)), 1).Want(1)
-	s.command(p)
+	if s.exe >= 0 {
+		s.initCommand(p)
+	} else {
+		s.command(p)
+	}
 	return p
 }
 

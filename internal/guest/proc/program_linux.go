@@ -109,6 +109,11 @@ func (p *Program) Exec(path string, argv, envp uintptr) {
 	p.add(exec, "execute "+path, unix.SYS_EXECVE, []uintptr{p.Str(path), argv, envp})
 }
 
+// ExecAt adds an execve of an open file.
+func (p *Program) ExecAt(what string, fd int, argv, envp uintptr) {
+	p.add(exec, what, unix.SYS_EXECVEAT, []uintptr{uintptr(fd), p.Str(""), argv, envp, unix.AT_EMPTY_PATH})
+}
+
 // Step is a call of a program that can be refined.
 type Step struct {
 	p *Program
