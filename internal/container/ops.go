@@ -15,6 +15,7 @@ import (
 
 // Agent is what the manager asks of the guest.
 type Agent interface {
+	FileAgent
 	Create(context.Context, api.CreateRequest) error
 	Start(context.Context, api.StartRequest) (api.StartReply, error)
 	Kill(context.Context, api.KillRequest) error
