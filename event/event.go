@@ -32,10 +32,11 @@ const (
 
 // The kinds for images. ID is the image's digest and Image the reference.
 const (
-	ImagePulled  Kind = "image.pulled"
-	ImageLoaded  Kind = "image.loaded"
-	ImageTagged  Kind = "image.tagged"
-	ImageRemoved Kind = "image.removed"
+	ImagePulled    Kind = "image.pulled"
+	ImageLoaded    Kind = "image.loaded"
+	ImageCommitted Kind = "image.committed"
+	ImageTagged    Kind = "image.tagged"
+	ImageRemoved   Kind = "image.removed"
 )
 
 // The kinds for machines. Machine is the machine's name. AttrError tells why, where there is a reason.
