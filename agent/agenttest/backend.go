@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
@@ -188,6 +189,24 @@ func (s *sandbox) Exec(ctx context.Context, req api.ExecRequest) (engine.Process
 		return nil, err
 	}
 	return &execution{x, s}, nil
+}
+
+// Stats implements engine.Sandbox. There is no kernel that counts anything: only the processes are counted.
+func (s *sandbox) Stats() (api.StatsReply, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return api.StatsReply{At: time.Now(), CPUs: 1, PIDs: int64(1 + len(s.execs))}, nil
+}
+
+// Top implements engine.Sandbox.
+func (s *sandbox) Top(context.Context) ([]api.ProcessInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := []api.ProcessInfo{{PID: 1, State: "S", Command: s.request.Process.Args}}
+	for x := range s.execs {
+		list = append(list, api.ProcessInfo{PID: x.pid, State: "S", Command: x.request.Process.Args})
+	}
+	return list, nil
 }
 
 func (s *sandbox) leave(x *sandbox) {

@@ -53,6 +53,10 @@ type Sandbox interface {
 	// Update changes the limits that the request names. One that the kernel does not have is ErrUnsupported. Nothing is
 	// undone where it returns an error.
 	Update(r api.Resources) error
+	// Stats tells what the container uses. One whose process has ended is ErrConflict.
+	Stats() (api.StatsReply, error)
+	// Top lists the container's processes by their numbers in it, at most 4096.
+	Top(ctx context.Context) ([]api.ProcessInfo, error)
 	// Wait returns when the process has ended, however it did: started or not.
 	Wait() api.Exit
 	// Remove kills what still runs, waits for its end, and releases everything. After an error it may be called again.

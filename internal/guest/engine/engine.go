@@ -43,6 +43,8 @@ func (e *Engine) Register(m *api.Mux) {
 	api.Handle(m, api.Pause, e.pause)
 	api.Handle(m, api.Update, e.update)
 	api.Handle(m, api.ExecInspect, e.execInspect)
+	api.Handle(m, api.Stats, e.stats)
+	api.Handle(m, api.Top, e.top)
 	api.HandleStream(m, api.Attach, e.attach)
 	api.HandleStream(m, api.Exec, e.exec)
 	api.HandleStream(m, api.Logs, e.logs)

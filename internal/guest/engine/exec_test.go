@@ -255,6 +255,30 @@ func TestDroppedFollowerLeavesNothing(t *testing.T) {
 	l.Close()
 }
 
+func TestStatsAndTop(t *testing.T) {
+	c := use(t, "wait")
+	ctx := t.Context()
+	p, err := c.Exec(ctx, execOf("x", "wait"), nil, nil)
+	require.NoError(t, err)
+	st, err := c.Stats(ctx, api.StatsRequest{ID: "c"})
+	require.NoError(t, err)
+	require.EqualValues(t, 2, st.PIDs)
+	top, err := c.Top(ctx, api.TopRequest{ID: "c"})
+	require.NoError(t, err)
+	require.Len(t, top.Processes, 2)
+	_, err = c.Stats(ctx, api.StatsRequest{ID: "d"})
+	require.ErrorIs(t, err, errs.ErrNotFound)
+	require.NoError(t, c.Kill(ctx, api.KillRequest{ID: "c", Signal: "KILL"}))
+	_, err = p.Wait(ctx)
+	require.NoError(t, err)
+	_, err = c.Wait(ctx, api.WaitRequest{ID: "c"})
+	require.NoError(t, err)
+	_, err = c.Top(ctx, api.TopRequest{ID: "c"})
+	require.ErrorIs(t, err, errs.ErrConflict)
+	_, err = c.Stats(ctx, api.StatsRequest{ID: "c"})
+	require.ErrorIs(t, err, errs.ErrConflict)
+}
+
 func TestCheckExec(t *testing.T) {
 	for name, change := range map[string]func(*api.ExecRequest){
 		"id":       func(r *api.ExecRequest) { r.ExecID = "a/b" },
