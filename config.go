@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 
 	"github.com/arcboxlabs/arcbox-go/boot"
+	"github.com/arcboxlabs/arcbox-go/internal/disk"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/vm"
 )
@@ -49,6 +50,12 @@ type VMConfig struct {
 	CPUs int
 	// Memory of the machine in bytes. 0 is 1 GiB. The host gives it page by page as the guest uses it.
 	Memory int64
+	// DiskSize is the size in bytes of the disk that holds what containers write and log, when it is made: it keeps its
+	// size. 0 is 64 GiB. The file takes only what is written to it, and gives back what is removed.
+	DiskSize int64
+	// Ephemeral keeps what containers write in the machine's memory: there is no disk, and no record of a container is
+	// there after Close.
+	Ephemeral bool
 	// Arch is the guest's architecture as GOARCH has it: "amd64" or "arm64". "" is the host's. Another one than the
 	// host's is emulated.
 	Arch string
@@ -156,6 +163,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.VM.Memory < minMemory {
 		return c, fmt.Errorf("%w Config.VM.Memory %d: it is in bytes; use at least %d, or 0 for the default",
 			errs.ErrInvalid, c.VM.Memory, minMemory)
+	}
+	if c.VM.DiskSize, err = disk.Round(c.VM.DiskSize); err != nil {
+		return c, fmt.Errorf("Config.VM.DiskSize: %w", err)
 	}
 	if c.VM.Arch == "" {
 		c.VM.Arch = runtime.GOARCH

@@ -96,9 +96,10 @@ func TestDataDirThatCannotBeUsed(t *testing.T) {
 
 func TestBadConfigNamesTheField(t *testing.T) {
 	for field, cfg := range map[string]arcbox.Config{
-		"Config.VM.CPUs":   {VM: arcbox.VMConfig{CPUs: -1}},
-		"Config.VM.Memory": {VM: arcbox.VMConfig{Memory: 512}},
-		"Config.VM.Arch":   {VM: arcbox.VMConfig{Arch: "vax"}},
+		"Config.VM.CPUs":     {VM: arcbox.VMConfig{CPUs: -1}},
+		"Config.VM.Memory":   {VM: arcbox.VMConfig{Memory: 512}},
+		"Config.VM.DiskSize": {VM: arcbox.VMConfig{DiskSize: 5}},
+		"Config.VM.Arch":     {VM: arcbox.VMConfig{Arch: "vax"}},
 	} {
 		cfg.DataDir = t.TempDir()
 		_, err := arcbox.New(cfg)

@@ -86,7 +86,12 @@ func New(cfg Config) (*Runtime, error) {
 func (r *Runtime) openContainers() error {
 	machines, records := filepath.Join(r.cfg.DataDir, "machines"), filepath.Join(r.cfg.DataDir, "containers")
 	var err error
-	r.dir, err = machine.OpenDir(machines, defaultMachine)
+	if r.cfg.VM.Ephemeral {
+		records = ""
+		r.dir, err = machine.OpenPrivateDir(machines)
+	} else {
+		r.dir, err = machine.OpenDir(machines, defaultMachine)
+	}
 	if errors.Is(err, errs.ErrInUse) {
 		r.cfg.Logger.Info("this runtime has a machine of its own, and its containers end with it", "why", err)
 		records = ""
@@ -137,8 +142,13 @@ func (c Config) bootConfig() boot.Config {
 
 // startMachine boots the machine; the supervisor calls it.
 func (r *Runtime) startMachine(ctx context.Context) (*machine.Machine, error) {
+	dir := r.dir
+	if r.cfg.VM.Ephemeral {
+		dir = nil
+	}
 	return machine.Start(ctx, machine.Config{
-		Name:   defaultMachine,
+		Name: defaultMachine,
+		Dir:  dir, DiskSize: r.cfg.VM.DiskSize, Known: r.containers.IDs,
 		Driver: r.driver(), Boot: r.cfg.bootConfig(),
 		CPUs: r.cfg.VM.CPUs, Memory: r.cfg.VM.Memory,
 		Accelerator: r.cfg.VM.Accelerator, Transport: r.cfg.VM.Transport,

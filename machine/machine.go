@@ -34,12 +34,26 @@ type Config struct {
 	// possible or fails, it boots; the Logger is told why.
 	Template bool
 
+	// Dir is the machine's directory, whose data disk has what containers write. The disk is made where there is none yet.
+	// Dir stays the caller's, and open until the machine has ended. nil keeps what containers write in memory.
+	Dir *Dir
+	// DiskSize is the size in bytes of a data disk that is made. 0 is 64 GiB. The file takes what is written to it.
+	DiskSize int64
+	// DiskCache is a directory for what data disks are made from; many machines and processes may share it. "" is the
+	// directory disks in that of Boot.
+	DiskCache string
+	// Known returns the ids of the containers that there are: what others have left on the data disk is deleted at the
+	// start. nil deletes nothing.
+	Known func() []string
+
 	// OnBooting is told that kernel and initramfs are there, before the hypervisor is started. nil is nobody.
 	OnBooting func()
 	// OnEvent is told what the guest reports, OnEnd that the machine has ended. They are called by one goroutine, OnEnd
 	// last, after Done is closed. nil is nobody.
 	OnEvent func(api.Event)
 	OnEnd   func(*Machine)
+
+	dataDisk string // path, "" for none
 }
 
 // Machine is a running machine whose agent has answered.
@@ -70,9 +84,9 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	assets, err := boot.Resolve(ctx, cfg.Boot)
+	assets, err := cfg.prepare(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("find what to boot: %w", err)
+		return nil, err
 	}
 	if cfg.OnBooting != nil {
 		cfg.OnBooting()
@@ -115,6 +129,7 @@ func launch(ctx context.Context, cfg Config, spec vm.Spec) (*Machine, error) {
 	if err := m.greet(ctx, spec.State != ""); err != nil {
 		m.cancel()
 		inst.Close()
+		m.wg.Wait()
 		return nil, fmt.Errorf("start machine %s: %w", cfg.Name, explain(inst, err))
 	}
 	cfg.Logger.Debug("machine ready", "machine", cfg.Name, "kernel", m.guest.Kernel, "after", time.Since(began))
@@ -125,7 +140,7 @@ func newAgent(inst vm.Instance) *agent.Client {
 	return agent.New(func(ctx context.Context) (net.Conn, error) { return inst.Dial(ctx, api.Port) })
 }
 
-// greet waits for the agent's first answer and subscribes to its events.
+// greet waits for the agent's first answer, configures the guest, and subscribes to its events.
 func (m *Machine) greet(ctx context.Context, clone bool) (err error) {
 	if m.guest, err = m.agent.Ping(ctx); err != nil {
 		return err
@@ -134,6 +149,9 @@ func (m *Machine) greet(ctx context.Context, clone bool) (err error) {
 		if err := m.wake(ctx); err != nil {
 			return err
 		}
+	}
+	if err := m.configure(ctx); err != nil {
+		return err
 	}
 	events, err := m.agent.Events(m.ctx)
 	if err != nil {
