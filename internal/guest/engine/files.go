@@ -191,8 +191,9 @@ func (r *frameReader) Read(p []byte) (int, error) {
 			r.err = fmt.Errorf("%w frame %d", errs.ErrInvalid, t)
 		case len(b) == 0:
 			r.err = io.EOF
+		default:
+			r.left = b
 		}
-		r.left = b
 	}
 	if len(r.left) == 0 {
 		return 0, r.err
