@@ -155,6 +155,15 @@ func (s *Stream) HandleFrames(ctx context.Context, fn func(FrameType, []byte) bo
 	return ctx
 }
 
+// Gone is closed once the other side has closed the stream, also where frames that it sent before were not received yet.
+// It is nil, which never says so, where the transport does not tell.
+func (s *Stream) Gone() <-chan struct{} {
+	if c, ok := s.conn.(interface{ Gone() <-chan struct{} }); ok {
+		return c.Gone()
+	}
+	return nil
+}
+
 // Close closes the connection. A second call does nothing and returns the same error.
 func (s *Stream) Close() error {
 	s.once.Do(func() { s.err = s.conn.Close() })

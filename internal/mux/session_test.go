@@ -23,6 +23,36 @@ func closeWrite(t testing.TB, c net.Conn) {
 	require.NoError(t, c.(interface{ CloseWrite() error }).CloseWrite())
 }
 
+func TestGoneIsToldToOneWhoDoesNotRead(t *testing.T) {
+	for name, leave := range map[string]func(*pair, net.Conn){
+		"closed":        func(_ *pair, c net.Conn) { c.Close() },
+		"session ended": func(p *pair, _ net.Conn) { p.host.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t)
+			got := make(chan net.Conn, 1)
+			p.guest.Handle(1, func(c net.Conn) {
+				got <- c
+				<-c.(interface{ Gone() <-chan struct{} }).Gone()
+				c.Close()
+				close(got)
+			})
+			c := p.dial(t, 1)
+			_, err := c.Write(make([]byte, 1000))
+			require.NoError(t, err)
+			closeWrite(t, c) // is not the end
+			g := <-got
+			select {
+			case <-g.(interface{ Gone() <-chan struct{} }).Gone():
+				t.Fatal("gone before the end")
+			default:
+			}
+			leave(p, c)
+			<-got
+		})
+	}
+}
+
 func TestHalfClose(t *testing.T) {
 	p := newPair(t)
 	p.guest.Handle(1, echo)

@@ -38,13 +38,15 @@ type stream struct {
 	closed     bool
 	rdead      deadline
 	wdead      deadline
+	gone       chan struct{} // closed once the peer has closed the stream, or the session has ended
+	goneSet    bool
 	writerBusy bool // a Write is under way: writes of several goroutines do not mix
 }
 
 var _ net.Conn = (*stream)(nil)
 
 func newStream(c *core, id, port uint32) *stream {
-	s := &stream{c: c, id: id, port: port, credit: Window}
+	s := &stream{c: c, id: id, port: port, credit: Window, gone: make(chan struct{})}
 	s.rcond.L, s.wcond.L = &s.mu, &s.mu
 	return s
 }
@@ -53,8 +55,23 @@ func newStream(c *core, id, port uint32) *stream {
 func (s *stream) wakeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.c.cause() != nil {
+		s.setGone()
+	}
 	s.rcond.Broadcast()
 	s.wcond.Broadcast()
+}
+
+// Gone is closed once the peer has closed the stream, or the session has ended. So one who does not read now, because
+// there is no place for what comes, learns that there is nobody any more.
+func (s *stream) Gone() <-chan struct{} { return s.gone }
+
+// setGone closes gone. s.mu is held.
+func (s *stream) setGone() {
+	if !s.goneSet {
+		s.goneSet = true
+		close(s.gone)
+	}
 }
 
 // Read reads what the peer has sent. It returns io.EOF after the peer's end, net.ErrClosed after Close, and an error
@@ -227,6 +244,9 @@ func (s *stream) gotEnd(kind byte) {
 	defer s.mu.Unlock()
 	if s.end == 0 || s.end == frameFin {
 		s.end = kind
+	}
+	if s.end != frameFin {
+		s.setGone()
 	}
 	s.rcond.Broadcast()
 	s.wcond.Broadcast()
