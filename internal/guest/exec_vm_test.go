@@ -224,6 +224,51 @@ func TestDroppedExecIsKilled(t *testing.T) {
 	require.Equal(t, "0\n", e.sh(t, "ps | grep -c '[9]8765' || true"))
 }
 
+// One whose input is stuck, because it does not read, is killed too.
+func TestDroppedExecThatDoesNotReadIsKilled(t *testing.T) {
+	m := useMachine(t)
+	e := &execs{m: m, id: m.idle(t)}
+	ctx := testContext(t)
+	req := e.request([]string{"sleep", "98765"}, func(r *api.ExecRequest) { r.Process.Stdin = true })
+	p, err := m.Exec(ctx, req, nil, nil)
+	require.NoError(t, err)
+	stuck := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := range 400 { // more than all queues take
+			if i == 20 {
+				close(stuck)
+			}
+			if _, err := p.Stdin().Write(make([]byte, 32<<10)); err != nil {
+				return
+			}
+		}
+	})
+	<-stuck
+	p.Close()
+	wg.Wait()
+	rep, err := m.ExecInspect(ctx, api.ExecInspectRequest{ExecID: req.ExecID, Wait: true})
+	require.NoError(t, err)
+	require.Equal(t, "KILL", rep.Exit.Signal)
+}
+
+func TestLimitsApplyToExecs(t *testing.T) {
+	m := useMachine(t)
+	ctx := testContext(t)
+	e := &execs{m: m, id: m.idle(t, func(r *api.CreateRequest) {
+		r.Resources = api.Resources{Memory: 32 << 20, MemorySwap: 32 << 20}
+	})}
+	r, err := e.run(t, "", e.request([]string{"probe", "eat"}))
+	require.NoError(t, err)
+	require.Equal(t, api.Exit{Code: 137, Signal: "KILL", OOMKilled: true}, r.exit)
+	require.NoError(t, m.Pause(ctx, api.PauseRequest{ID: e.id}))
+	_, err = e.run(t, "", e.request([]string{"true"}))
+	require.ErrorIs(t, err, errs.ErrConflict)
+	require.ErrorContains(t, err, "paused")
+	require.NoError(t, m.Pause(ctx, api.PauseRequest{ID: e.id, Resume: true}))
+	e.sh(t, "true")
+}
+
 func TestDetachedExec(t *testing.T) {
 	m := useMachine(t)
 	e := &execs{m: m, id: m.idle(t)}

@@ -117,10 +117,7 @@ func (x *execution) fork(req api.ExecRequest) (_ *os.File, _ *proc.Program, err 
 	if j.target, root, err = s.open(files); err != nil {
 		return nil, nil, ended(err)
 	}
-	if req.Privileged {
-		req.Process.Capabilities, req.Process.Seccomp = []string{"ALL"}, nil
-	}
-	if j.process, err = newProcess(req.Process, root); err != nil {
+	if j.process, err = newProcess(withPrivilege(req.Process, req.Privileged), root); err != nil {
 		return nil, nil, err
 	}
 	pts := -1

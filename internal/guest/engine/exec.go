@@ -153,6 +153,17 @@ func (x *execution) serve(ctx context.Context, p Process, detach bool, st *api.S
 	}
 	stop := context.AfterFunc(ctx, sub.close)
 	defer stop()
+	ended := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() { // input that the process does not read hides the end of the stream from ctx
+		select {
+		case <-st.Gone():
+			sub.close()
+		case <-ended:
+		}
+	})
+	defer watch.Wait()
+	defer close(ended)
 	err := accept()
 	whole := false
 	if err == nil {
