@@ -79,3 +79,28 @@ func TestEphemeralMachineHasNoDisk(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, private, 2, "the lock and its owner")
 }
+
+// BenchmarkFirstContainer is a runtime's first container, with a boot, where containers write on a disk and in memory.
+func BenchmarkFirstContainer(b *testing.B) {
+	shared.get(b)
+	for name, ephemeral := range map[string]bool{"disk": false, "memory": true} {
+		for _, template := range []arcbox.TemplateMode{arcbox.TemplateOff, arcbox.TemplateAuto} {
+			b.Run(name+"/template="+string(template), func(b *testing.B) {
+				for b.Loop() {
+					b.StopTimer()
+					cfg := testConfig(b)
+					cfg.VM.Ephemeral, cfg.VM.Template = ephemeral, template
+					rt, err := arcbox.New(cfg)
+					require.NoError(b, err)
+					loadBusybox(b, rt)
+					b.StartTimer()
+					_, err = rt.CreateContainer(testContext(b), arcbox.ContainerSpec{Image: "busybox:test"}, arcbox.CreateOptions{})
+					require.NoError(b, err)
+					b.StopTimer()
+					require.NoError(b, rt.Close())
+					b.StartTimer()
+				}
+			})
+		}
+	}
+}
