@@ -13,6 +13,7 @@ import (
 
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/seccomp"
 	"github.com/arcboxlabs/arcbox-go/vm"
 )
 
@@ -219,6 +220,13 @@ func TestOtherArchitecture(t *testing.T) {
 		require.ErrorIs(t, err, tc.err)
 		require.Equal(t, tc.exit, r.exit.Code, r.stderr)
 		require.Contains(t, r.stdout, tc.out)
+	}
+	prog, err := seccomp.Default(arch, nil)
+	require.NoError(t, err)
+	for _, init := range []bool{false, true} {
+		r, err := m.run(t, request(t, []string{"probe", "calls"}, func(r *api.CreateRequest) { r.Process.Seccomp, r.Init = prog, init }), "")
+		require.NoError(t, err)
+		require.Equal(t, "mount EPERM\nunshare EPERM\nkeyctl EPERM\nclone3 ENOSYS\nvsock EPERM\nunix \n", r.stdout, r.stderr)
 	}
 	require.NoError(t, m.Poweroff(testContext(t)))
 	<-m.inst.Done()
