@@ -248,6 +248,24 @@ func TestLogs(t *testing.T) {
 	require.ErrorIs(t, err, errs.ErrNotFound)
 }
 
+// A log outlives its container where what it wrote is kept, and the next one of the same ID goes on with it.
+func TestLogsOfWhatIsKept(t *testing.T) {
+	c := use(t, "talk")
+	ctx := t.Context()
+	_, err := c.Wait(ctx, api.WaitRequest{ID: "c"})
+	require.NoError(t, err)
+	require.NoError(t, c.Remove(ctx, api.RemoveRequest{ID: "c", Keep: true}))
+	once := []string{"false one\n", "false two\n", "false three"}
+	require.Equal(t, once, readLog(t, c, api.LogsRequest{ID: "c", Stdout: true, Follow: true}), "nobody writes any more")
+	require.NoError(t, c.Create(ctx, api.CreateRequest{ID: "c", Layers: []api.Layer{{Serial: "x"}}, Process: api.Process{Args: []string{"talk"}}}))
+	_, err = c.Start(ctx, api.StartRequest{ID: "c"})
+	require.NoError(t, err)
+	require.Equal(t, append(once, once...), readLog(t, c, api.LogsRequest{ID: "c", Stdout: true, Follow: true}))
+	require.NoError(t, c.Remove(ctx, api.RemoveRequest{ID: "c"}))
+	_, err = c.Logs(ctx, api.LogsRequest{ID: "c", Stdout: true})
+	require.ErrorIs(t, err, errs.ErrNotFound)
+}
+
 func TestDroppedFollowerLeavesNothing(t *testing.T) {
 	c := use(t, "wait")
 	l, err := c.Logs(t.Context(), api.LogsRequest{ID: "c", Stdout: true, Follow: true})
