@@ -303,20 +303,20 @@ func TestPersistentMachineIsHeldByWhatRuns(t *testing.T) {
 func TestRename(t *testing.T) {
 	m, _, bus := newFake(t)
 	events := bus.Subscribe(t.Context(), event.SubscribeOptions{Kinds: []event.Kind{event.ContainerRenamed}})
-	a := started(t, m, Spec{Name: "a"})
-	started(t, m, Spec{Name: "b"})
-	require.ErrorIs(t, m.Rename("a", "b"), errs.ErrExists)
-	require.ErrorIs(t, m.Rename("a", "/"), errs.ErrInvalid)
+	a := started(t, m, Spec{Name: "one"})
+	started(t, m, Spec{Name: "two"})
+	require.ErrorIs(t, m.Rename("one", "two"), errs.ErrExists)
+	require.ErrorIs(t, m.Rename("one", "/"), errs.ErrInvalid)
 	require.ErrorIs(t, m.Rename("x", "y"), errs.ErrNotFound)
-	require.NoError(t, m.Rename("a", "a"))
-	require.NoError(t, m.Rename("a", "c"))
+	require.NoError(t, m.Rename("one", "one"))
+	require.NoError(t, m.Rename("one", "three"))
 	e := <-events
-	require.Equal(t, "c", e.Name)
-	require.Equal(t, "a", e.Attributes[event.AttrOldName])
-	_, err := m.Inspect("a")
+	require.Equal(t, "three", e.Name)
+	require.Equal(t, "one", e.Attributes[event.AttrOldName])
+	_, err := m.Inspect("one")
 	require.ErrorIs(t, err, errs.ErrNotFound)
-	require.Equal(t, a.ID, state(t, m, "c").ID)
-	started(t, m, Spec{Name: "a"})
+	require.Equal(t, a.ID, state(t, m, "three").ID)
+	started(t, m, Spec{Name: "one"})
 }
 
 func TestUpdate(t *testing.T) {
