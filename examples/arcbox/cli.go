@@ -16,11 +16,12 @@ import (
 	"github.com/arcboxlabs/arcbox-go/vm"
 )
 
-// cli is one call of the command.
+// cli is one call of the command, or one line of its shell.
 type cli struct {
 	in       *os.File
 	out, err *os.File
 	flags    globalFlags
+	session  *session                                                             // of the shell; nil outside
 	start    func(context.Context, arcbox.ContainerSpec, arcbox.PullPolicy) error // of run; nil is runContainer
 }
 
@@ -81,6 +82,17 @@ func (c *cli) command() *cobra.Command {
 	root.SetOut(c.out)
 	root.SetErr(c.err)
 	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitOwn, err} })
+	root.AddCommand(c.imageCommands()...)
+	root.AddCommand(c.containerCommands()...)
+	if c.session == nil {
+		c.globalFlags(root)
+		root.AddCommand(c.shellCommand(), c.doctorCommand())
+	}
+	return root
+}
+
+func (c *cli) globalFlags(root *cobra.Command) {
 	f := root.PersistentFlags()
 	f.StringVar(&c.flags.dataDir, "data-dir", "", "keep images and boot files in `directory` (default: arcbox in the user's data directory)")
 	f.StringVar(&c.flags.bootDir, "boot-dir", "", "keep kernels in `directory` (default: boot in the data directory)")
@@ -91,8 +103,18 @@ func (c *cli) command() *cobra.Command {
 	f.BoolVarP(&c.flags.quiet, "quiet", "q", false, "show no progress")
 	f.BoolVar(&c.flags.verbose, "verbose", false, "tell on stderr what is done and decided")
 	f.BoolVar(&c.flags.console, "console", false, "show the machine's console on stderr")
-	root.AddCommand(c.runCommand(), c.imagesCommand(), c.loadCommand(), c.pullCommand(), c.psCommand(), c.doctorCommand())
-	return root
+}
+
+func (c *cli) imageCommands() []*cobra.Command {
+	return []*cobra.Command{c.imagesCommand(), c.loadCommand(), c.pullCommand()}
+}
+
+func (c *cli) containerCommands() []*cobra.Command {
+	return []*cobra.Command{
+		c.runCommand(), c.createCommand(), c.startCommand(), c.restartCommand(), c.stopCommand(), c.killCommand(), c.rmCommand(),
+		c.pauseCommand(), c.unpauseCommand(), c.renameCommand(), c.updateCommand(), c.waitCommand(),
+		c.psCommand(), c.inspectCommand(), c.logsCommand(), c.execCommand(), c.attachCommand(), c.statsCommand(), c.topCommand(),
+	}
 }
 
 // config is what the flags say, with progress going to d.
@@ -102,7 +124,7 @@ func (c *cli) config(d *display) arcbox.Config {
 		VM:      arcbox.VMConfig{Arch: c.flags.arch, CPUs: c.flags.cpus, Memory: c.flags.memory << 20},
 		Boot: arcbox.BootConfig{
 			Dir:      c.flags.bootDir,
-			Progress: func(p boot.Progress) { d.update(string(p.Step), p.Done, p.Total) },
+			Progress: func(p boot.Progress) { c.progress(d).update(string(p.Step), p.Done, p.Total) },
 		},
 	}
 	if c.flags.accel != "auto" {
@@ -131,17 +153,4 @@ func (c *cli) display() *display {
 		}}
 	}
 	return &display{w: c.err, now: time.Now}
-}
-
-// withRuntime calls fn with a Runtime and closes it afterwards.
-func (c *cli) withRuntime(d *display, fn func(*arcbox.Runtime) error) error {
-	rt, err := arcbox.New(c.config(d))
-	if err != nil {
-		return err
-	}
-	err = fn(rt)
-	if cerr := rt.Close(); err == nil {
-		err = cerr
-	}
-	return err
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/require"
@@ -81,6 +82,30 @@ func TestRunFlags(t *testing.T) {
 				Hostname: "h", Entrypoint: []string{"/bin/sh"}, Labels: map[string]string{"k": "v=w", "only": ""}, StopSignal: "INT",
 			}, arcbox.PullAlways,
 		},
+		{
+			[]string{
+				"create", "-m", "128m", "--memory-swap-limit=-1", "--cpus-limit", "1.5", "--cpu-shares", "512", "--cpuset-cpus", "0-1", "--pids-limit", "20",
+				"--io-weight", "100", "--cap-add", "NET_ADMIN", "--cap-drop", "ALL", "--security-opt", "seccomp=unconfined", "--security-opt", "no-new-privileges",
+				"--read-only", "--tmpfs", "/tmp:size=1.5k,mode=700,exec", "--tmpfs", "/run", "--shm-size", "1GiB", "--ulimit", "nofile=10:20", "--ulimit", "core=-1",
+				"--sysctl", "net.core.somaxconn=5", "--add-host", "db:10.0.0.1", "--init", "--privileged", "--restart", "on-failure:3", "--group-add", "5",
+				"--oom-score-adj", "-5", "--stop-timeout", "3s", "--health-cmd", "true", "--health-interval", "1s", "--health-retries", "2", "x",
+			},
+			arcbox.ContainerSpec{
+				Image: "x", Args: []string{}, CapAdd: []string{"NET_ADMIN"}, CapDrop: []string{"ALL"}, Seccomp: arcbox.SeccompUnconfined, NoNewPrivileges: true,
+				Resources: arcbox.Resources{Memory: 128 << 20, MemorySwap: -1, CPUs: 1.5, CPUShares: 512, CPUSet: "0-1", PIDs: 20, IOWeight: 100},
+				ReadOnly:  true, Tmpfs: []arcbox.Tmpfs{{Path: "/tmp", Size: 1536, Mode: 0o700, Exec: true}, {Path: "/run"}}, ShmSize: 1 << 30,
+				Ulimits: []arcbox.Ulimit{{Name: "nofile", Soft: 10, Hard: 20}, {Name: "core", Soft: -1, Hard: -1}},
+				Sysctls: map[string]string{"net.core.somaxconn": "5"}, ExtraHosts: []string{"db:10.0.0.1"}, Init: true, Privileged: true,
+				Restart: arcbox.RestartPolicy{Name: arcbox.RestartOnFailure, MaxRetries: 3}, Groups: []string{"5"}, OOMScoreAdj: -5, StopTimeout: 3 * time.Second,
+				Health: &arcbox.HealthCheck{Test: []string{"CMD-SHELL", "true"}, Interval: time.Second, Retries: 2},
+			}, arcbox.PullMissing,
+		},
+		{
+			[]string{"run", "--no-healthcheck", "--restart=always", "x"},
+			arcbox.ContainerSpec{
+				Image: "x", Args: []string{}, Restart: arcbox.RestartPolicy{Name: arcbox.RestartAlways}, Health: &arcbox.HealthCheck{Test: []string{"NONE"}},
+			}, arcbox.PullMissing,
+		},
 		{[]string{"--data-dir", "/d", "run", "--pull", "never", "--", "alpine", "-x"}, arcbox.ContainerSpec{Image: "alpine", Args: []string{"-x"}}, arcbox.PullNever},
 	} {
 		var got arcbox.ContainerSpec
@@ -127,6 +152,21 @@ func TestBadUsage(t *testing.T) {
 		{[]string{"run", "--nonsense", "x"}, exitOwn, "--nonsense"},
 		{[]string{"run", "-e", "=x", "x"}, exitOwn, "--env"},
 		{[]string{"run", "-l", "=x", "x"}, exitOwn, "--label"},
+		{[]string{"run", "-m", "much", "x"}, exitOwn, "--memory-limit"},
+		{[]string{"run", "-m", "-2", "x"}, exitOwn, "--memory-limit"},
+		{[]string{"run", "-m", "NaN", "x"}, exitOwn, "--memory-limit"},
+		{[]string{"run", "-m", "99999999t", "x"}, exitOwn, "--memory-limit"},
+		{[]string{"run", "--shm-size", "k", "x"}, exitOwn, "--shm-size"},
+		{[]string{"run", "--restart", "often", "x"}, exitOwn, "--restart"},
+		{[]string{"run", "--restart", "always:3", "x"}, exitOwn, "--restart"},
+		{[]string{"run", "--tmpfs", "/x:huge", "x"}, exitOwn, "--tmpfs"},
+		{[]string{"run", "--ulimit", "nofile", "x"}, exitOwn, "--ulimit"},
+		{[]string{"run", "--sysctl", "a", "x"}, exitOwn, "--sysctl"},
+		{[]string{"run", "--security-opt", "apparmor=x", "x"}, exitOwn, "--security-opt"},
+		{[]string{"run", "--security-opt", "seccomp=/no/such/file", "x"}, exitOwn, "/no/such/file"},
+		{[]string{"ps", "--filter", "color=red"}, exitOwn, "--filter"},
+		{[]string{"logs", "--since", "yesterday", "x"}, exitOwn, "--since"},
+		{[]string{"start", "x"}, exitOwn, noDaemon},
 		{[]string{"run", "--pull", "sometimes", "x"}, exitOwn, "always, missing or never"},
 		{[]string{"run", "-it", "x"}, exitOwn, "not a terminal"},
 		{[]string{"--data-dir", file, "run", "x"}, exitOwn, file},
@@ -134,6 +174,7 @@ func TestBadUsage(t *testing.T) {
 		{[]string{"--data-dir", dir, "run", "UPPER/case"}, exitOwn, "UPPER/case"},
 		{[]string{"--data-dir", dir, "load", "/no/such/file"}, 1, "/no/such/file"},
 		{[]string{"--data-dir", dir, "load", file}, 1, file},
+		{[]string{"--data-dir", dir, "inspect", "no-such"}, 1, "no-such"},
 		{[]string{"load"}, 1, "accepts 1 arg"},
 		{[]string{"ps", "x"}, 1, "x"},
 	} {
@@ -150,7 +191,7 @@ func TestHelpSaysWhatPsCanKnow(t *testing.T) {
 	require.Contains(t, stdout, "no daemon")
 	code, stdout, _ = call(t, nil, "--help")
 	require.Zero(t, code)
-	for _, name := range []string{"run", "images", "load", "pull", "ps", "doctor"} {
+	for _, name := range []string{"run", "create", "start", "exec", "attach", "logs", "stats", "top", "images", "load", "pull", "ps", "inspect", "shell", "doctor"} {
 		require.Contains(t, stdout, "  "+name)
 	}
 }
