@@ -94,7 +94,7 @@ func (c *cli) command() *cobra.Command {
 
 func (c *cli) globalFlags(root *cobra.Command) {
 	f := root.PersistentFlags()
-	f.StringVar(&c.flags.dataDir, "data-dir", "", "keep images and boot files in `directory` (default: arcbox in the user's data directory)")
+	f.StringVar(&c.flags.dataDir, "data-dir", "", "keep images, containers and boot files in `directory` (default: arcbox in the user's data directory)")
 	f.StringVar(&c.flags.bootDir, "boot-dir", "", "keep kernels in `directory` (default: boot in the data directory)")
 	f.StringVar(&c.flags.arch, "arch", "", "architecture of the machine, amd64 or arm64 (default: the host's)")
 	f.IntVar(&c.flags.cpus, "cpus", 0, "virtual processors of the machine (default: the host's, at most 4)")
