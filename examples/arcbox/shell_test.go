@@ -4,6 +4,8 @@ package main
 
 import (
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -183,4 +185,29 @@ func TestRecordedContainers(t *testing.T) {
 	require.Contains(t, stderr, "y")
 	code, _, _ = h.run("", "-q", "inspect", "x")
 	require.Equal(t, 1, code)
+}
+
+func TestCopyAndCommit(t *testing.T) {
+	needsMachine(t)
+	h := newHost(t)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "new file")
+	require.NoError(t, os.WriteFile(file, []byte("from the host\n"), 0o644))
+	code, stdout, stderr := h.shell(
+		"create --name x busybox:test cat '/etc/new file'",
+		"cp '"+file+"' x:/etc", "start -a x", "diff x", "commit -m copied x copied:1", "run --rm copied:1 cat '/etc/new file'",
+		"run -d --name y copied:1 sleep 1000", "exec y sh -c 'echo from the guest >/tmp/out'", "cp y:/tmp/out "+dir, "export -o "+dir+"/root.tar y",
+		"cp x y", "cp x:/none "+dir,
+	)
+	require.Equal(t, 1, code, stderr)
+	require.Equal(t, 2, strings.Count(stdout, "from the host\n"), stdout)
+	require.Contains(t, stdout, "A /etc/new file\n")
+	require.Contains(t, stderr, "only one, is CONTAINER:PATH")
+	require.Contains(t, stderr, "/none")
+	text, err := os.ReadFile(filepath.Join(dir, "out"))
+	require.NoError(t, err, stderr)
+	require.Equal(t, "from the guest\n", string(text))
+	root, err := os.ReadFile(filepath.Join(dir, "root.tar"))
+	require.NoError(t, err)
+	require.Contains(t, string(root), "etc/new file")
 }
