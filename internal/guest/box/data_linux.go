@@ -108,6 +108,9 @@ func (d *data) wait(ctx context.Context) (disk bool, err error) {
 	}
 }
 
+// later runs f in the background; close waits for it. The caller holds a container, so close is not under way.
+func (d *data) later(f func()) { d.wg.Go(f) }
+
 // close unmounts the disk. What is in the trash is deleted next time.
 func (d *data) close() error {
 	d.cancel()

@@ -173,9 +173,16 @@ func (s *sandbox) Remove(d engine.Data) error {
 	if err := s.cgroup.remove(); err != nil {
 		return err
 	}
-	s.tree.close()
-	if d == engine.DeleteData || d == engine.UndoData && !s.scratch.earlier {
+	if d == engine.KeepData || d == engine.UndoData && s.scratch.earlier {
+		s.tree.close()
+		return nil
+	}
+	if s.scratch.trash == nil {
+		s.tree.close()
 		return s.scratch.remove()
 	}
-	return nil
+	// Letting go of the root syncs the disk that it writes to. Nobody waits for that on account of data that is deleted.
+	err := s.scratch.remove()
+	s.box.data.later(s.tree.close)
+	return err
 }
