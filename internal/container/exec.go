@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"strings"
 
@@ -243,6 +244,15 @@ func (m *Manager) Top(ctx context.Context, ref string) ([]api.ProcessInfo, error
 	}
 	rep, err := a.Top(ctx, api.TopRequest{ID: id})
 	return rep.Processes, err
+}
+
+// Dial connects to an address in the network of a running container.
+func (m *Manager) Dial(ctx context.Context, ref, network, address string) (net.Conn, error) {
+	a, id, err := m.running(ref, "dial")
+	if err != nil {
+		return nil, err
+	}
+	return a.DialContainer(ctx, api.DialRequest{ID: id, Network: network, Address: address})
 }
 
 // running finds a container that has a process.

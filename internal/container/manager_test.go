@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"slices"
 	"sync"
 	"testing"
@@ -196,6 +197,10 @@ func (f *fakeMachine) ExecInspect(ctx context.Context, r api.ExecInspectRequest)
 }
 
 func (f *fakeMachine) Logs(context.Context, api.LogsRequest) (*agent.Logs, error) {
+	return nil, errs.ErrUnsupported
+}
+
+func (f *fakeMachine) DialContainer(context.Context, api.DialRequest) (net.Conn, error) {
 	return nil, errs.ErrUnsupported
 }
 

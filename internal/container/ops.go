@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"time"
 
 	"github.com/arcboxlabs/arcbox-go/agent"
@@ -29,6 +30,7 @@ type Agent interface {
 	Logs(context.Context, api.LogsRequest) (*agent.Logs, error)
 	Stats(context.Context, api.StatsRequest) (api.StatsReply, error)
 	Top(context.Context, api.TopRequest) (api.TopReply, error)
+	DialContainer(context.Context, api.DialRequest) (net.Conn, error)
 }
 
 // Start starts a container that was created or has exited. A command that cannot be executed is an error, and the

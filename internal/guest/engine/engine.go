@@ -48,6 +48,7 @@ func (e *Engine) Register(m *api.Mux) {
 	api.HandleStream(m, api.Attach, e.attach)
 	api.HandleStream(m, api.Exec, e.exec)
 	api.HandleStream(m, api.Logs, e.logs)
+	api.HandleStream(m, api.Dial, e.dial)
 	api.HandleStream(m, api.Events, e.events.serve)
 	e.registerFiles(m)
 }

@@ -1,0 +1,13 @@
+package api
+
+// Dial connects to an address in the network of a running container.
+var Dial = StreamMethod[DialRequest]{"dial"}
+
+// DialRequest names the address. The stream is accepted when the connection is made; a container that does not run is
+// ErrConflict, and nobody who listens ErrUnavailable. Frames from the host: FrameStdin; from the guest: FrameStdout; an
+// empty one ends its direction. Closing the stream closes the connection.
+type DialRequest struct {
+	ID      string `json:"id"`
+	Network string `json:"network"` // tcp, tcp4 or tcp6
+	Address string `json:"address"` // IP address and port
+}

@@ -1,0 +1,373 @@
+package arcbox
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/arcboxlabs/arcbox-go/event"
+)
+
+// Dial connects to an address in the network of a running container: "tcp", "tcp4" or "tcp6", and an IP address and port;
+// no host, or localhost, is the container itself. No port has to be published. The connection has a CloseWrite. ctx bounds
+// the connecting only.
+//
+// A container that does not run is ErrConflict, an address that is none ErrInvalid, and nobody who listens ErrUnavailable.
+func (r *Runtime) Dial(ctx context.Context, ref, network, address string) (net.Conn, error) {
+	return call(ctx, r, "Dial", ref, func(ctx context.Context) (net.Conn, error) {
+		host, port, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, fmt.Errorf("%w address: %w", ErrInvalid, err)
+		}
+		if host == "" || host == "localhost" {
+			host = "127.0.0.1"
+			if network == "tcp6" {
+				host = "::1"
+			}
+		}
+		return r.containers.Dial(ctx, ref, network, net.JoinHostPort(host, port))
+	})
+}
+
+// WaitStrategy is a condition that WaitFor waits for. Make it with one of the functions whose names begin with For, and
+// join them with ForAll and ForAny. The zero value holds at once.
+type WaitStrategy struct {
+	what    string
+	check   func(ctx context.Context, r *Runtime, id string) error // returns when the condition holds, or cannot hold any more
+	timeout time.Duration
+}
+
+// DefaultWaitTimeout is how long WaitFor waits where no strategy says how long.
+const DefaultWaitTimeout = time.Minute
+
+// WithTimeout returns the strategy with a time after which it fails. 0 and less is none of its own.
+func (s WaitStrategy) WithTimeout(d time.Duration) WaitStrategy {
+	s.timeout = d
+	return s
+}
+
+// String says what is waited for.
+func (s WaitStrategy) String() string {
+	if s.what == "" {
+		return "nothing"
+	}
+	return s.what
+}
+
+// run waits for the condition within the strategy's own time.
+func (s WaitStrategy) run(ctx context.Context, r *Runtime, id string) error {
+	if s.check == nil {
+		return nil
+	}
+	if s.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, s.timeout)
+		defer cancel()
+	}
+	if err := s.check(ctx, r, id); err != nil {
+		return fmt.Errorf("wait for %s: %w", s, err)
+	}
+	return nil
+}
+
+// The times between two looks at what no event tells of.
+const (
+	firstLook = 10 * time.Millisecond
+	lastLook  = 500 * time.Millisecond
+)
+
+// again calls try, after longer and longer times, until it says that it is done or the container has exited.
+func again(ctx context.Context, r *Runtime, id string, try func(context.Context) (done bool, err error)) error {
+	var last error
+	for wait := firstLook; ; wait = min(2*wait, lastLook) {
+		done, err := try(ctx)
+		if done {
+			return err
+		}
+		if err != nil && ctx.Err() == nil {
+			last = err
+		}
+		if err := exited(ctx, r, id); err != nil && ctx.Err() == nil {
+			return err
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			if last != nil {
+				return fmt.Errorf("%w; the last try: %w", ctx.Err(), last)
+			}
+			return ctx.Err()
+		}
+	}
+}
+
+// errExited means that a container ended before it was what somebody waited for.
+var errExited = errors.New("the container has exited")
+
+func exited(ctx context.Context, r *Runtime, id string) error {
+	i, err := r.InspectContainer(ctx, id)
+	if err != nil {
+		return err
+	}
+	if i.State == ContainerExited {
+		return fmt.Errorf("%w: %w with code %d", ErrConflict, errExited, i.Exit.Code)
+	}
+	return nil
+}
+
+// ForLog waits until the container has written a text to stdout or stderr, so many times; 0 and less is once. What it wrote
+// before counts.
+func ForLog(text string, times int) WaitStrategy {
+	return forLog(fmt.Sprintf("the log to have %q", text), times, func(b []byte) (n, end int) {
+		if text == "" {
+			return 1, len(b)
+		}
+		n = bytes.Count(b, []byte(text))
+		if n > 0 {
+			end = bytes.LastIndex(b, []byte(text)) + len(text)
+		}
+		return n, end
+	})
+}
+
+// ForLogMatch is ForLog for a regular expression, which is applied to single lines.
+func ForLogMatch(re *regexp.Regexp, times int) WaitStrategy {
+	return forLog(fmt.Sprintf("the log to match %q", re), times, func(b []byte) (n, end int) {
+		for _, m := range re.FindAllIndex(b, -1) {
+			n, end = n+1, m[1]
+		}
+		return n, end
+	})
+}
+
+// forLog counts in each line. Lines that come in pieces are put together as far as that is reasonable.
+func forLog(what string, times int, count func([]byte) (n, end int)) WaitStrategy {
+	times = max(times, 1)
+	if times > 1 {
+		what += fmt.Sprintf(" %d times", times)
+	}
+	return WaitStrategy{what: what, check: func(ctx context.Context, r *Runtime, id string) error {
+		seen := 0
+		var lines [2][]byte // by stream: what was begun and not found in
+		for e, err := range r.ContainerLogs(ctx, id, LogsOptions{Follow: true}) {
+			if err != nil {
+				return err
+			}
+			i := 0
+			if e.Stderr {
+				i = 1
+			}
+			line := append(lines[i], e.Line...)
+			n, end := count(line)
+			if seen += n; seen >= times {
+				return nil
+			}
+			if line = line[end:]; bytes.HasSuffix(e.Line, []byte("\n")) {
+				line = nil
+			}
+			lines[i] = line[max(len(line)-maxLogLine, 0):]
+		}
+		return fmt.Errorf("%w: %w, and its log ended after %d of %d", ErrConflict, errExited, seen, times)
+	}}
+}
+
+// maxLogLine is how many bytes of a line are looked at together.
+const maxLogLine = 64 << 10
+
+// ForListeningPort waits until something in the container accepts TCP connections to a port of its loopback address, or of
+// any. It needs no program in the container.
+func ForListeningPort(port uint16) WaitStrategy {
+	return WaitStrategy{what: fmt.Sprintf("port %d", port), check: func(ctx context.Context, r *Runtime, id string) error {
+		return again(ctx, r, id, func(ctx context.Context) (bool, error) {
+			conn, err := r.Dial(ctx, id, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
+			if err == nil {
+				return true, conn.Close()
+			}
+			return errors.Is(err, ErrInvalid) || errors.Is(err, ErrUnsupported), err
+		})
+	}}
+}
+
+// ForHTTP waits until a GET of a path, on a port of the container, is answered with a status; 0 is any from 200 to 299. It
+// needs no program in the container. Redirects are not followed.
+func ForHTTP(port uint16, path string, status int) WaitStrategy {
+	path = "/" + strings.TrimPrefix(path, "/")
+	what := fmt.Sprintf("HTTP status %d of %s on port %d", status, path, port)
+	return WaitStrategy{what: what, check: func(ctx context.Context, r *Runtime, id string) error {
+		client := &http.Client{
+			Transport: &http.Transport{
+				DisableKeepAlives: true,
+				DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+					return r.Dial(ctx, id, network, address)
+				},
+			},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		}
+		url := "http://" + net.JoinHostPort("localhost", strconv.Itoa(int(port))) + path
+		return again(ctx, r, id, func(ctx context.Context) (bool, error) {
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+			if err != nil {
+				return true, fmt.Errorf("%w path %q: %w", ErrInvalid, path, err)
+			}
+			resp, err := client.Do(req)
+			if err != nil {
+				return false, err
+			}
+			resp.Body.Close()
+			if status == 0 && resp.StatusCode/100 == 2 || resp.StatusCode == status {
+				return true, nil
+			}
+			return false, fmt.Errorf("the answer was %s", resp.Status)
+		})
+	}}
+}
+
+// ForExit waits until the container has exited with a code.
+func ForExit(code int) WaitStrategy {
+	return WaitStrategy{what: fmt.Sprintf("exit with %d", code), check: func(ctx context.Context, r *Runtime, id string) error {
+		exit, err := r.WaitContainer(ctx, id, WaitOptions{})
+		if err == nil && exit.Code != code {
+			err = fmt.Errorf("%w: %w with code %d", ErrConflict, errExited, exit.Code)
+		}
+		return err
+	}}
+}
+
+// ForCommand waits until a command, executed in the container again and again, ends with an exit code.
+func ForCommand(code int, args ...string) WaitStrategy {
+	return WaitStrategy{what: fmt.Sprintf("exit code %d of %q", code, args), check: func(ctx context.Context, r *Runtime, id string) error {
+		return again(ctx, r, id, func(ctx context.Context) (bool, error) {
+			p, err := r.Exec(ctx, id, ExecSpec{Args: args}, ExecOptions{})
+			if err != nil {
+				return errors.Is(err, ErrInvalid), err
+			}
+			defer p.Close()
+			exit, err := p.Wait(ctx)
+			if err == nil && exit.Code != code {
+				return false, fmt.Errorf("it ended with %d", exit.Code)
+			}
+			return err == nil, err
+		})
+	}}
+}
+
+// ForHealthy waits until the health check of the container has succeeded.
+func ForHealthy() WaitStrategy {
+	return WaitStrategy{what: "health", check: func(ctx context.Context, r *Runtime, id string) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		events := r.Events(ctx, EventsOptions{Kinds: []event.Kind{event.ContainerHealth, event.ContainerExited, event.ContainerRemoved}})
+		for {
+			i, err := r.InspectContainer(ctx, id)
+			switch {
+			case err != nil:
+				return err
+			case i.Check == nil:
+				return fmt.Errorf("%w: the container has no health check", ErrInvalid)
+			case i.Health != nil && i.Health.Status == HealthHealthy && i.State != ContainerExited:
+				return nil
+			case i.State == ContainerExited:
+				return exited(ctx, r, id)
+			}
+			if _, ok := <-events; !ok && ctx.Err() == nil {
+				return ErrClosed
+			}
+		}
+	}}
+}
+
+// ForAll waits until all conditions hold, one after the other in any order. The first that fails ends it.
+func ForAll(all ...WaitStrategy) WaitStrategy { return join("all of", all, len(all)) }
+
+// ForAny waits until one condition holds. It fails when all have. Without conditions it holds at once.
+func ForAny(all ...WaitStrategy) WaitStrategy { return join("any of", all, min(1, len(all))) }
+
+// join waits for so many of the conditions, side by side.
+func join(what string, all []WaitStrategy, need int) WaitStrategy {
+	names := make([]string, len(all))
+	for i, s := range all {
+		names[i] = s.String()
+	}
+	return WaitStrategy{what: what + " (" + strings.Join(names, "; ") + ")", check: func(ctx context.Context, r *Runtime, id string) error {
+		ctx, cancel := context.WithCancel(ctx)
+		results := make(chan error, len(all))
+		for _, s := range all {
+			go func() { results <- s.run(ctx, r, id) }() // all results are read below
+		}
+		defer cancel()
+		var failed []error
+		need := need
+		for left := len(all) - 1; left >= 0; left-- {
+			switch err := <-results; {
+			case need == 0 || left+1 < need: // it is decided
+				continue
+			case err == nil:
+				need--
+			default:
+				failed = append(failed, err)
+			}
+			if need == 0 || left < need {
+				cancel()
+			}
+		}
+		if need == 0 {
+			return nil
+		}
+		return errors.Join(failed...)
+	}}
+}
+
+// errorLogLines is how many lines of the log an error of WaitFor has.
+const errorLogLines = 10
+
+// WaitFor waits until all conditions hold for a container, which may not have been started yet. It fails when one cannot
+// hold any more, as when the container exits, and after DefaultWaitTimeout where ctx has no deadline and no condition a
+// time of its own. The error ends with the last lines of the container's log.
+func (r *Runtime) WaitFor(ctx context.Context, ref string, conditions ...WaitStrategy) error {
+	i, err := r.InspectContainer(ctx, ref)
+	if err != nil {
+		return opError("WaitFor", ref, err)
+	}
+	s := ForAll(conditions...)
+	if len(conditions) == 1 {
+		s = conditions[0]
+	}
+	limited := s.timeout > 0
+	for _, c := range conditions {
+		limited = limited || c.timeout > 0
+	}
+	if _, ok := ctx.Deadline(); !ok && !limited {
+		s = s.WithTimeout(DefaultWaitTimeout)
+	}
+	err = s.run(ctx, r, i.ID)
+	if err == nil {
+		return nil
+	}
+	if tail := r.logTail(i.ID); tail != "" {
+		err = fmt.Errorf("%w; the last lines of its log:\n%s", err, tail)
+	}
+	return &Error{Op: "WaitFor", Ref: ref, Err: err}
+}
+
+// logTail returns the last lines of a log, in a time that nobody minds. What cannot be read is not worth an error here.
+func (r *Runtime) logTail(id string) string {
+	ctx, cancel := context.WithTimeout(r.ctx, 5*time.Second)
+	defer cancel()
+	var b strings.Builder
+	for e, err := range r.ContainerLogs(ctx, id, LogsOptions{Tail: errorLogLines}) {
+		if err != nil {
+			break
+		}
+		b.Write(e.Line)
+	}
+	return strings.TrimRight(b.String(), "\n")
+}
