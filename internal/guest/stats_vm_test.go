@@ -26,7 +26,7 @@ func TestStats(t *testing.T) {
 	require.NoError(t, err)
 	require.Greater(t, after.CPU, before.CPU)
 	require.Greater(t, after.CPUUser, before.CPUUser, "of an exec too")
-	require.GreaterOrEqual(t, after.Memory, before.Memory+8<<20)
+	require.Greater(t, after.Memory, before.Memory+7<<20, "the kernel counts in batches for each processor")
 	machine := after.SystemCPU - before.SystemCPU
 	require.Greater(t, machine, (after.CPU-before.CPU)/2)
 }
