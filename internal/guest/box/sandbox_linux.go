@@ -99,7 +99,7 @@ func (s *sandbox) Start(ctx context.Context) (int, error) {
 	_, startErr := s.start.Write([]byte{0})
 	s.start.Close()
 	if startErr != nil {
-		_ = s.cgroup.kill() // it has ended, most likely: its report tells why
+		_ = s.cgroup.kill() // it is ending already: its report or its exit tells why
 	}
 	b, err := io.ReadAll(io.LimitReader(s.report, 64))
 	if err != nil {
@@ -111,9 +111,9 @@ func (s *sandbox) Start(ctx context.Context) (int, error) {
 	switch {
 	case ctx.Err() != nil:
 		return 0, ctx.Err()
-	case err == nil && startErr != nil:
-		return 0, fmt.Errorf("start the process: it has ended before: %w", startErr)
 	case err == nil:
+		// It executes its command, or it has ended without a word: an OOM kill, a seccomp filter that forbids the report.
+		// Its exit tells which.
 		s.executed = true
 		return s.child.PID(), nil
 	case errors.As(err, &f) && f.Exec:
