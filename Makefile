@@ -22,12 +22,12 @@ test: setup check ## the whole suite: all checks, and all tests with real machin
 	@for m in $(MODULES); do (cd $$m && ARCBOX_TEST_VM=1 $(GO) test -race -shuffle=on -timeout 9m ./...) || exit 1; done
 
 .PHONY: check
-check: ## format, vet for every system, staticcheck, and the rules of the house
+check: ## format, vet for every system, types for macOS, staticcheck, and the rules of the house
 	@bad=$$(gofmt -l .) && [ -z "$$bad" ] || { echo "gofmt -w $$bad"; exit 1; }
 	@for m in $(MODULES); do (cd $$m && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...) || exit 1; done
 	@for os in $(FOREIGN); do for m in $(MODULES); do \
 		(cd $$m && GOOS=$$os CGO_ENABLED=0 $(GO) vet ./...) || { echo "on $$os"; exit 1; }; done; done
-	@$(GO) test ./internal/house
+	@$(GO) test ./internal/house ./internal/darwincheck
 
 .PHONY: bench
 bench: ## measure: lines of "BENCH name value unit"
