@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -38,7 +39,7 @@ type Config struct {
 	Network   NetworkConfig   // networks; the zero value works
 	Lifecycle LifecycleConfig // when the machine starts and stops; the zero value works
 	Boot      BootConfig      // what the machine boots from; the zero value works
-	Registry  RegistryConfig  // where images are pulled from; the zero value works
+	Registry  RegistryConfig  // how registries are spoken to; the zero value works
 
 	// Logger gets what is worth telling and is not returned as an error. nil is silent.
 	Logger *slog.Logger
@@ -116,15 +117,26 @@ type BootConfig struct {
 	Progress func(boot.Progress)
 }
 
-// RegistryConfig says how images are pulled.
+// RegistryConfig says how images are pulled and pushed. The zero value works.
 type RegistryConfig struct {
 	// Keychain finds credentials. nil uses docker's config file and its credential helpers, then podman's.
 	Keychain authn.Keychain
 	// PlainHTTP names hosts, with port where they have one, that are spoken to by http. localhost and loopback addresses
 	// always are. Everything else is spoken to by https.
 	PlainHTTP []string
-	// Transport carries the requests. nil is a transport with the system's proxies and certificates.
+	// Mirrors are asked before a registry when an image is pulled, by the registry's host as references have it
+	// ("docker.io"), in their order; the registry itself is asked last, and alone gets what is pushed. A mirror is
+	// "host[:port][/path]", without a scheme; PlainHTTP and Keychain hold for it too. What it says of a tag is believed.
+	Mirrors map[string][]string
+	// CA has certificates in PEM that registries are trusted by, besides the system's. nil is none.
+	CA []byte
+	// Proxy chooses the proxy for a request. nil is none; http.ProxyFromEnvironment reads the environment.
+	Proxy func(*http.Request) (*url.URL, error)
+	// Transport carries the requests. nil is a transport with sane timeouts that obeys CA and Proxy; where it is not nil,
+	// those must be.
 	Transport http.RoundTripper
+	// Parallel is how many layers of one image are fetched, sent and converted at once. 0 is 3.
+	Parallel int
 }
 
 const (
@@ -175,6 +187,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.VM.Template != TemplateAuto && c.VM.Template != TemplateOff {
 		return c, fmt.Errorf("%w Config.VM.Template %q: use off, or leave it empty", errs.ErrInvalid, c.VM.Template)
+	}
+	if c.Registry.Parallel < 0 || c.Registry.Parallel > 64 {
+		return c, fmt.Errorf("%w Config.Registry.Parallel %d: use 1 to 64, or 0 for the default", errs.ErrInvalid, c.Registry.Parallel)
 	}
 	if c.Lifecycle.IdleTimeout == 0 {
 		c.Lifecycle.IdleTimeout = defaultIdleTimeout

@@ -100,6 +100,9 @@ func TestBadConfigNamesTheField(t *testing.T) {
 		"Config.VM.Memory":   {VM: arcbox.VMConfig{Memory: 512}},
 		"Config.VM.DiskSize": {VM: arcbox.VMConfig{DiskSize: 5}},
 		"Config.VM.Arch":     {VM: arcbox.VMConfig{Arch: "vax"}},
+		"Registry.Parallel":  {Registry: arcbox.RegistryConfig{Parallel: -1}},
+		"Registry.Mirrors":   {Registry: arcbox.RegistryConfig{Mirrors: map[string][]string{"docker.io": {"https://x.io"}}}},
+		"Registry.CA":        {Registry: arcbox.RegistryConfig{CA: []byte("x")}},
 	} {
 		cfg.DataDir = t.TempDir()
 		_, err := arcbox.New(cfg)

@@ -63,6 +63,8 @@ func New(cfg Config) (*Runtime, error) {
 		Dir: filepath.Join(cfg.DataDir, "images"), Logger: cfg.Logger,
 		Platform: ocispec.Platform{OS: "linux", Architecture: cfg.VM.Arch},
 		Keychain: cfg.Registry.Keychain, Transport: cfg.Registry.Transport,
+		Mirrors: cfg.Registry.Mirrors, CA: cfg.Registry.CA, Proxy: cfg.Registry.Proxy,
+		Limits: image.Limits{Parallel: cfg.Registry.Parallel},
 		PlainHTTP: func(host string) bool { return slices.Contains(cfg.Registry.PlainHTTP, host) },
 	})
 	if err != nil {

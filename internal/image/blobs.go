@@ -62,6 +62,7 @@ func (b *blobStore) open() error {
 			}
 			continue
 		}
+		b.rescue(dir)
 		err = os.RemoveAll(dir)
 		free()
 		if err != nil {
@@ -218,8 +219,12 @@ func (b *blobStore) writer() (*blobWriter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create blob: %w", err)
 	}
+	return newBlobWriter(b, f), nil
+}
+
+func newBlobWriter(b *blobStore, f *os.File) *blobWriter {
 	now := time.Now()
-	return &blobWriter{b: b, f: f, hash: sha256.New(), status: content.Status{StartedAt: now, UpdatedAt: now}}, nil
+	return &blobWriter{b: b, f: f, hash: sha256.New(), status: content.Status{StartedAt: now, UpdatedAt: now}}
 }
 
 // blobWriter writes one blob. Its methods are called by one goroutine at a time, Status and Close by any.
@@ -264,15 +269,20 @@ func (w *blobWriter) unpark() error {
 // Write appends to the blob.
 func (w *blobWriter) Write(p []byte) (int, error) {
 	n, err := w.f.Write(p)
-	w.hash.Write(p[:n])
-	w.mu.Lock()
-	w.status.Offset += int64(n)
-	w.status.UpdatedAt = time.Now()
-	w.mu.Unlock()
+	w.account(p[:n])
 	if err != nil {
 		return n, fmt.Errorf("write blob: %w", err)
 	}
 	return n, nil
+}
+
+// account takes what the file has more into digest and size.
+func (w *blobWriter) account(p []byte) {
+	w.hash.Write(p)
+	w.mu.Lock()
+	w.status.Offset += int64(len(p))
+	w.status.UpdatedAt = time.Now()
+	w.mu.Unlock()
 }
 
 // Digest returns the digest of what has been written so far.

@@ -111,7 +111,7 @@ func (s *Store) removeFile(path string) error {
 
 // Pruned is what Prune removed.
 type Pruned struct {
-	Blobs  int   // manifests, configurations and layers
+	Blobs  int   // manifests, configurations and layers, and what broken-off pulls have of them
 	Layers int   // layer images
 	Bytes  int64 // on disk, of both
 }
@@ -153,6 +153,11 @@ func (s *Store) Prune(ctx context.Context) (Pruned, error) {
 	}
 	n, size, err = sweep(ctx, filepath.Join(s.dir, "layers"), layers)
 	p.Layers, p.Bytes = n, p.Bytes+size
+	if err != nil {
+		return p, err
+	}
+	n, size, err = sweep(ctx, filepath.Join(s.dir, "partial"), nil)
+	p.Blobs, p.Bytes = p.Blobs+n, p.Bytes+size
 	return p, err
 }
 

@@ -69,7 +69,7 @@ func (s *Store) pull(ctx context.Context, named reference.Named, o PullOptions) 
 	if o.Platform.OS == "" && o.Platform.Architecture == "" {
 		o.Platform = s.cfg.Platform
 	}
-	r, err := s.connect(ctx, named)
+	r, err := s.places(named)
 	if err != nil {
 		return Image{}, err
 	}
@@ -117,7 +117,7 @@ func (s *Store) pull(ctx context.Context, named reference.Named, o PullOptions) 
 }
 
 // pullManifest follows indexes to the manifest for the platform.
-func (s *Store) pullManifest(ctx context.Context, r *repo, data []byte, want ocispec.Platform) ([]byte, *document, error) {
+func (s *Store) pullManifest(ctx context.Context, r *places, data []byte, want ocispec.Platform) ([]byte, *document, error) {
 	for range maxDepth {
 		doc, err := parseDocument(data, s.cfg.Limits)
 		if err != nil || !doc.isIndex() {
@@ -134,14 +134,19 @@ func (s *Store) pullManifest(ctx context.Context, r *repo, data []byte, want oci
 	return nil, nil, fmt.Errorf("index of indexes, more than %d deep: %w", maxDepth, errs.ErrInvalid)
 }
 
-func (s *Store) pullConfig(ctx context.Context, r *repo, desc ocispec.Descriptor) ([]byte, error) {
+func (s *Store) pullConfig(ctx context.Context, r *places, desc ocispec.Descriptor) ([]byte, error) {
 	if data, err := s.blobs.read(desc.Digest, s.cfg.Limits.ConfigSize); err == nil {
 		return data, nil
 	}
-	return r.small(ctx, "/blobs/"+desc.Digest.String(), nil, desc.Digest, s.cfg.Limits.ConfigSize)
+	var data []byte
+	err := r.try(ctx, func(r *repo) (err error) {
+		data, err = r.small(ctx, "/blobs/"+desc.Digest.String(), nil, desc.Digest, s.cfg.Limits.ConfigSize)
+		return err
+	})
+	return data, err
 }
 
-func (s *Store) pullLayers(ctx context.Context, r *repo, layers []layerRecord, report func(PullProgress)) error {
+func (s *Store) pullLayers(ctx context.Context, r *places, layers []layerRecord, report func(PullProgress)) error {
 	var mu sync.Mutex
 	tell := func(p PullProgress) {
 		if report != nil {
@@ -167,18 +172,17 @@ func (s *Store) pullLayers(ctx context.Context, r *repo, layers []layerRecord, r
 }
 
 // pullLayer brings a blob and its layer image into the store. Whoever has the blob's lock does the work.
-func (s *Store) pullLayer(ctx context.Context, r *repo, l LayerInfo, tell func(PullProgress)) error {
+func (s *Store) pullLayer(ctx context.Context, r *places, l LayerInfo, tell func(PullProgress)) error {
 	unlock, err := s.lockWork(ctx, "blob-"+l.Digest.Encoded())
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	p := PullProgress{Layer: l.Digest, State: PullExists, Done: l.Size, Total: l.Size}
 	info, err := s.blobs.Info(ctx, l.Digest)
 	switch {
 	case err == nil && info.Size == l.Size:
 		if _, err := s.ensureLayer(ctx, l); err == nil || !errors.Is(err, errs.ErrNotFound) {
-			tell(p)
+			tell(PullProgress{Layer: l.Digest, State: PullExists, Done: l.Size, Total: l.Size})
 			return err
 		}
 		// The blob turned out to be damaged and is gone.
@@ -187,51 +191,64 @@ func (s *Store) pullLayer(ctx context.Context, r *repo, l LayerInfo, tell func(P
 	case !errors.Is(err, errs.ErrNotFound):
 		return err
 	}
-	p.State = PullRunning
 	var last time.Time
-	stream := &blobStream{ctx: ctx, repo: r, desc: ocispec.Descriptor{Digest: l.Digest, Size: l.Size}, seen: func(off int64) {
+	seen := func(off int64) {
 		if now := time.Now(); now.Sub(last) > 50*time.Millisecond {
-			last, p.Done = now, off
-			tell(p)
+			last = now
+			tell(PullProgress{Layer: l.Digest, State: PullRunning, Done: off, Total: l.Size})
 		}
-	}}
-	defer func() { _ = stream.Close() }()
-	if err := s.receiveLayer(ctx, l, stream); err != nil {
+	}
+	if err := r.try(ctx, func(r *repo) error { return s.receive(ctx, r, l, seen) }); err != nil {
 		return err
 	}
 	tell(PullProgress{Layer: l.Digest, State: PullDone, Done: l.Size, Total: l.Size})
 	return nil
 }
 
-// receiveLayer stores a blob and makes its layer image from one stream.
-func (s *Store) receiveLayer(ctx context.Context, l LayerInfo, stream io.Reader) error {
-	w, err := s.blobs.writer()
-	if err != nil {
-		return err
+// receive fetches a blob from one place, behind what an earlier pull left of it. Where that turns out to be damaged it
+// begins anew.
+func (s *Store) receive(ctx context.Context, r *repo, l LayerInfo, seen func(int64)) error {
+	have, err := s.receiveLayer(ctx, r, l, seen)
+	if have > 0 && errors.Is(err, errs.ErrCorrupt) {
+		s.log.Warn("blob is fetched from its beginning", "digest", l.Digest, "err", err)
+		_, err = s.receiveLayer(ctx, r, l, seen)
 	}
-	defer func() { _ = w.Close() }()
+	return err
+}
+
+// receiveLayer stores a blob and makes its layer image from one stream. It returns how much of the blob was there. The
+// caller holds the blob's lock.
+func (s *Store) receiveLayer(ctx context.Context, r *repo, l LayerInfo, seen func(int64)) (have int64, err error) {
+	w, err := s.blobs.resume(l.Digest, l.Size)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, w.end(err)) }()
+	seen(w.have)
+	stream := &blobStream{ctx: ctx, repo: r, off: w.have, seen: seen, desc: ocispec.Descriptor{Digest: l.Digest, Size: l.Size}}
+	defer func() { _ = stream.Close() }()
+	w.rest = stream
 	unlock, err := s.lockWork(ctx, "layer-"+l.DiffID.Encoded())
 	if err != nil {
-		return err
+		return w.have, err
 	}
 	defer unlock()
-	tee := io.TeeReader(stream, w)
 	_, cerr := s.findLayer(ctx, l.DiffID)
 	if missing(cerr) {
-		cerr = s.makeLayer(ctx, l.DiffID, tee, nil)
+		cerr = s.makeLayer(ctx, l.DiffID, w, nil)
 	}
 	if cerr != nil && !errors.Is(cerr, errReplan) && !errors.Is(cerr, errs.ErrCorrupt) && !errors.Is(cerr, errs.ErrInvalid) {
-		return cerr
+		return w.have, cerr
 	}
 	// The rest of the blob decides whether it is the blob that is wrong or what it holds.
-	if _, err := io.Copy(io.Discard, tee); err != nil {
-		return err
+	if _, err := io.Copy(io.Discard, w); err != nil {
+		return w.have, err
 	}
 	if err := w.Commit(ctx, l.Size, l.Digest); err != nil {
-		return err
+		return w.have, err
 	}
 	if errors.Is(cerr, errReplan) {
-		return s.convertBlob(ctx, l)
+		return w.have, s.convertBlob(ctx, l)
 	}
-	return cerr
+	return w.have, cerr
 }

@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -13,9 +14,6 @@ import (
 	"time"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
-	"github.com/distribution/reference"
-	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -24,123 +22,12 @@ import (
 // How requests are repeated: what may heal is tried this often, with waits that double from the first to the last.
 const (
 	maxTries      = 5
+	mirrorTries   = 2 // where there is another place to ask
 	firstBackoff  = 200 * time.Millisecond
 	lastBackoff   = 10 * time.Second
 	maxRetryAfter = time.Minute
 	stallTimeout  = 30 * time.Second // without a byte of a body
 )
-
-// repo is a repository of a registry that has accepted us.
-type repo struct {
-	s      *Store
-	client *http.Client
-	base   string // URL up to and including the repository's name
-}
-
-// plainHTTP tells whether a registry is spoken to without TLS.
-func (s *Store) plainHTTP(host string) bool {
-	bare := host
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		bare = h
-	}
-	bare = strings.Trim(bare, "[]")
-	if ip := net.ParseIP(bare); bare == "localhost" || (ip != nil && ip.IsLoopback()) {
-		return true
-	}
-	return s.cfg.PlainHTTP != nil && s.cfg.PlainHTTP(host)
-}
-
-// schemeGuard refuses requests without TLS to hosts that are not allowed them, whoever makes them or redirects there, and
-// requests with TLS to the registry that has none, which saves the attempt.
-type schemeGuard struct {
-	s    *Store
-	next http.RoundTripper
-}
-
-// RoundTrip passes a request on.
-func (g schemeGuard) RoundTrip(req *http.Request) (*http.Response, error) {
-	if plain := g.s.plainHTTP(req.URL.Host); req.URL.Scheme == "http" && !plain {
-		return nil, fmt.Errorf("request to %s without TLS, allow it by PlainHTTP if that is right: %w", req.URL.Host, errs.ErrUnsupported)
-	}
-	return g.next.RoundTrip(req)
-}
-
-// connect finds out how the registry of a reference wants to be spoken to.
-func (s *Store) connect(ctx context.Context, named reference.Named) (*repo, error) {
-	host := reference.Domain(named)
-	var opts []name.Option
-	plain := s.plainHTTP(host)
-	if plain {
-		opts = append(opts, name.Insecure)
-	}
-	rep, err := name.NewRepository(named.Name(), opts...)
-	if err != nil {
-		return nil, fmt.Errorf("repository of %s: %w (%w)", named, err, errs.ErrInvalid)
-	}
-	keys := s.cfg.Keychain
-	if keys == nil {
-		keys = authn.DefaultKeychain
-	}
-	auth, err := authn.Resolve(ctx, keys, rep)
-	if err != nil {
-		return nil, fmt.Errorf("find credentials for %s: %w", rep.RegistryStr(), err)
-	}
-	var guarded http.RoundTripper = schemeGuard{s: s, next: s.transport}
-	if plain {
-		guarded = noTLS{host: rep.RegistryStr(), next: guarded}
-	}
-	var authed http.RoundTripper
-	err = s.retry(ctx, func() error {
-		authed, err = transport.NewWithContext(ctx, rep.Registry, auth, guarded, []string{rep.Scope(transport.PullScope)})
-		return err
-	})
-	if err != nil {
-		return nil, registryError("registry "+rep.RegistryStr(), err)
-	}
-	scheme := "https"
-	if plain {
-		scheme = "http"
-	}
-	return &repo{
-		s: s, client: &http.Client{Transport: authed, CheckRedirect: fewRedirects},
-		base: scheme + "://" + rep.RegistryStr() + "/v2/" + rep.RepositoryStr(),
-	}, nil
-}
-
-// newTransport is http.DefaultTransport without proxies from the environment and with a bound on waiting for an answer.
-func newTransport() *http.Transport {
-	return &http.Transport{
-		DialContext:           (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		ForceAttemptHTTP2:     true,
-		MaxIdleConnsPerHost:   8,
-		IdleConnTimeout:       90 * time.Second,
-		TLSHandshakeTimeout:   15 * time.Second,
-		ResponseHeaderTimeout: stallTimeout,
-	}
-}
-
-// noTLS keeps the library from trying TLS first with a registry that has none.
-type noTLS struct {
-	host string
-	next http.RoundTripper
-}
-
-// RoundTrip passes a request on.
-func (t noTLS) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme == "https" && req.URL.Host == t.host {
-		return nil, errors.New("registry is spoken to without TLS")
-	}
-	return t.next.RoundTrip(req)
-}
-
-func fewRedirects(_ *http.Request, via []*http.Request) error {
-	if len(via) >= 10 {
-		return errRedirects
-	}
-	return nil
-}
-
-var errRedirects = fmt.Errorf("registry redirects more than 10 times: %w", errs.ErrUnavailable)
 
 // httpError is an answer of a registry that is not the one hoped for.
 type httpError struct {
@@ -196,14 +83,14 @@ func retryAfter(v string) time.Duration {
 }
 
 // retry calls do until it succeeds, fails for good, or has failed too often.
-func (s *Store) retry(ctx context.Context, do func() error) error {
+func (r *repo) retry(ctx context.Context, do func() error) error {
 	for try := 1; ; try++ {
 		err := do()
-		if err == nil || try == maxTries || !mayHeal(err) || ctx.Err() != nil {
+		if err == nil || try >= r.tries || !mayHeal(err) || ctx.Err() != nil {
 			return ctxError(ctx, err)
 		}
-		s.log.Debug("request to a registry is repeated", "try", try, "err", err)
-		if err := s.pause(ctx, try, err); err != nil {
+		r.s.log.Debug("request to a registry is repeated", "registry", r.host, "try", try, "err", err)
+		if err := r.s.pause(ctx, try, err); err != nil {
 			return err
 		}
 	}
@@ -249,6 +136,10 @@ func mayHeal(err error) bool {
 	case errors.Is(err, errs.ErrUnavailable), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
 		return true
 	case errs.Code(err) != "":
+		return false
+	}
+	var cert *tls.CertificateVerificationError
+	if errors.As(err, &cert) {
 		return false
 	}
 	var dns *net.DNSError
@@ -300,7 +191,7 @@ func (r *repo) manifest(ctx context.Context, ref string, want digest.Digest) ([]
 // small fetches what fits into memory and verifies it.
 func (r *repo) small(ctx context.Context, path string, accept []string, want digest.Digest, limit int64) ([]byte, error) {
 	var data []byte
-	err := r.s.retry(ctx, func() error {
+	err := r.retry(ctx, func() error {
 		resp, err := r.get(ctx, path, accept, 0, 0)
 		if err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -35,8 +36,15 @@ type Config struct {
 	// PlainHTTP tells whether a registry host ("host" or "host:port") is spoken to without TLS; nil says so for localhost
 	// and loopback addresses only, which are plain whatever the function says.
 	PlainHTTP func(host string) bool
-	// Transport carries requests to registries; nil is one with sane timeouts and no proxy (the environment is not read).
-	// Close does not close it.
+	// Mirrors are asked before a registry, by the registry's host as references have it ("docker.io"), in their order; the
+	// registry itself is asked last. A mirror is "host[:port][/path]", without a scheme: PlainHTTP holds for it too.
+	Mirrors map[string][]string
+	// CA has certificates in PEM that registries are trusted by, besides the system's; nil is none.
+	CA []byte
+	// Proxy chooses the proxy for a request; nil is none. http.ProxyFromEnvironment reads the environment.
+	Proxy func(*http.Request) (*url.URL, error)
+	// Transport carries requests to registries; nil is one with sane timeouts that obeys CA and Proxy, which must be nil
+	// where it is not. Close does not close it.
 	Transport http.RoundTripper
 	// Limits bound what an image may ask of the store; the zero value has sane defaults.
 	Limits Limits
@@ -50,6 +58,7 @@ type Store struct {
 	log   *slog.Logger
 	blobs *blobStore
 
+	mirrors   map[string][]string
 	transport http.RoundTripper
 	idle      func()        // closes what the transport keeps open
 	backoff   time.Duration // before the second try of a request
@@ -86,15 +95,16 @@ func Open(cfg Config) (*Store, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Store{cfg: cfg, dir: dir, log: cfg.Logger, seen: map[string]layerStamp{}}
-	for _, sub := range []string{"", "blobs/sha256", "layers", "records", "refs", "ingest", "locks"} {
+	if s.mirrors, err = checkMirrors(cfg.Mirrors); err != nil {
+		return nil, fmt.Errorf("open image store: %w", err)
+	}
+	if err := s.setTransport(); err != nil {
+		return nil, fmt.Errorf("open image store: %w", err)
+	}
+	for _, sub := range []string{"", "blobs/sha256", "layers", "records", "refs", "partial", "ingest", "locks"} {
 		if err := os.MkdirAll(filepath.Join(dir, filepath.FromSlash(sub)), 0o700); err != nil {
 			return nil, fmt.Errorf("open image store, make its directories writable: %w", err)
 		}
-	}
-	s.backoff, s.stall, s.transport, s.idle = firstBackoff, stallTimeout, cfg.Transport, func() {}
-	if s.transport == nil {
-		t := newTransport()
-		s.transport, s.idle = t, t.CloseIdleConnections
 	}
 	s.blobs = &blobStore{root: dir}
 	if err := s.blobs.open(); err != nil {

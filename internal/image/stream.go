@@ -75,7 +75,7 @@ func (b *blobStream) Read(p []byte) (int, error) {
 			err = fmt.Errorf("registry broke off after %d of %d bytes: %w", b.off, b.desc.Size, io.ErrUnexpectedEOF)
 		}
 		b.tries++
-		if b.ctx.Err() != nil || b.tries >= maxTries || !mayHeal(err) {
+		if b.ctx.Err() != nil || b.tries >= b.repo.tries || !mayHeal(err) {
 			return 0, registryError("blob "+b.desc.Digest.String(), ctxError(b.ctx, err))
 		}
 		b.repo.s.log.Debug("blob is resumed", "digest", b.desc.Digest, "offset", b.off, "err", err)
