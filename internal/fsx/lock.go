@@ -26,8 +26,8 @@ var errBusy = errors.New("lock is held")
 // until ctx ends. Locks are advisory, shared or exclusive, and hold between processes as well as between two calls in one
 // process; the kernel releases those of a process that dies. unlock releases the lock; further calls do nothing.
 //
-// The holder of an exclusive lock may remove the file before it unlocks: those who wait then lock the file that has the
-// name. Locks are not fair: a stream of shared holders can keep an exclusive one out.
+// The holder of an exclusive lock may remove the file as the last thing before it unlocks: those who wait then lock the
+// file that has the name, from that moment on. Locks are not fair: a stream of shared holders can keep an exclusive one out.
 //
 // Lock tries again at an interval of 1 to 20 ms instead of blocking in the kernel. A blocked flock cannot be given up: the
 // Go runtime installs its signal handlers with SA_RESTART, and closing the descriptor does not wake it, so a cancelled
