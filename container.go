@@ -125,6 +125,11 @@ type CreateOptions struct {
 
 // CreateContainer makes a container and starts the machine where it does not run. It does not start the container.
 //
+// The record of a container is on disk when a call that made or changed it, or waited for it, returns: the death of the
+// program, by SIGKILL too, does not undo it. A power cut of the host may undo the last second. A New in a later program
+// finds the container; what ran has exited then, with a Reason. What containers wrote and logged and did not sync is safe
+// from the death of the program after some two seconds. A container with AutoRemove has no record.
+//
 // A spec that cannot work is ErrInvalid, a name that is taken ErrExists, a missing image ErrNotFound; all before
 // anything is made.
 func (r *Runtime) CreateContainer(ctx context.Context, spec ContainerSpec, opts CreateOptions) (ContainerInfo, error) {

@@ -14,7 +14,7 @@ import (
 type Attachment struct {
 	*agent.Process
 	m   *Manager
-	id  string
+	e   *entry
 	run *run
 }
 
@@ -54,18 +54,18 @@ func (m *Manager) Attach(ctx context.Context, ref string, stdin bool, stdout, st
 	if err != nil {
 		return nil, err
 	}
-	return &Attachment{Process: p, m: m, id: e.id, run: r}, nil
+	return &Attachment{Process: p, m: m, e: e, run: r}, nil
 }
 
 // ID returns the id of the container.
-func (a *Attachment) ID() string { return a.id }
+func (a *Attachment) ID() string { return a.e.id }
 
 // ContainerID returns the id of the container.
-func (a *Attachment) ContainerID() string { return a.id }
+func (a *Attachment) ContainerID() string { return a.e.id }
 
 // Signal sends a signal to the process, as Manager.Kill does.
 func (a *Attachment) Signal(ctx context.Context, signal string) error {
-	return a.m.Kill(ctx, a.id, signal)
+	return a.m.Kill(ctx, a.e.id, signal)
 }
 
 // Wait waits until the process has ended, all its output was written, and the record of the container says so.
@@ -78,5 +78,6 @@ func (a *Attachment) Wait(ctx context.Context) (api.Exit, error) {
 	if err := waitRun(ctx, a.run, -1); err != nil {
 		return api.Exit{}, err
 	}
+	a.m.settle(a.e)
 	return a.run.exit, a.run.err
 }

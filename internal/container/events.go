@@ -116,7 +116,6 @@ func (m *Manager) ended(e *entry, en ending) {
 	}
 	e.lastEnd = en.at
 	e.run.exit, e.run.err = en.exit, e.unseen()
-	close(e.run.done)
 	e.ends++
 	m.publishExit(*i)
 	if again {
@@ -125,6 +124,7 @@ func (m *Manager) ended(e *entry, en ending) {
 		e.relax()
 	}
 	m.touch(e)
+	close(e.run.done)
 	if i.State == StateExited && i.Spec.AutoRemove && !m.closed {
 		m.wg.Go(func() {
 			if err := m.remove(m.ctx, e, e.id, true); err != nil && !errors.Is(err, errs.ErrNotFound) && m.ctx.Err() == nil {

@@ -37,6 +37,7 @@ func (m *Manager) Stop(ctx context.Context, ref, signal string, timeout *time.Du
 	} else if grace == 0 {
 		grace = DefaultStopTimeout
 	}
+	defer m.settle(e)
 	r, err := m.askToEnd(ctx, e, ref, signal)
 	if err != nil || r == nil {
 		return err
@@ -164,6 +165,7 @@ func (m *Manager) freeze(ctx context.Context, ref string, resume bool) error {
 		return e.conflict(what, fmt.Sprintf("it must be %s", want))
 	}
 	m.mu.Unlock()
+	defer m.settle(e)
 	return m.pause(ctx, e, resume)
 }
 
@@ -199,15 +201,19 @@ func (m *Manager) Rename(ref, name string) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		return errs.ErrClosed
-	}
-	e, err := m.find(ref)
+	e, err := m.lookup(ref)
 	if err != nil {
 		return err
 	}
+	if err := m.rename(e, name); err != nil {
+		return err
+	}
+	return m.saved(e)
+}
+
+func (m *Manager) rename(e *entry, name string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	old := e.info.Name
 	if old == name {
 		return nil
@@ -232,6 +238,15 @@ func (m *Manager) Update(ctx context.Context, ref string, change Resources, rest
 		return Info{}, err
 	}
 	defer unlock()
+	info, err := m.update(ctx, e, change, restart)
+	if err != nil {
+		return Info{}, err
+	}
+	return info, m.saved(e)
+}
+
+// update does the work of Update. The caller holds op.
+func (m *Manager) update(ctx context.Context, e *entry, change Resources, restart *RestartPolicy) (Info, error) {
 	m.mu.Lock()
 	spec, inst := e.info.Spec, e.inst
 	dead := e.info.State == StateDead

@@ -187,6 +187,12 @@ func (m *Manager) Create(ctx context.Context, spec Spec) (Info, error) {
 		m.mu.Unlock()
 		return Info{}, err
 	}
+	if err := m.saved(e); err != nil {
+		m.Discard(e.id)
+		return Info{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	return e.info.clone(), nil
 }
 
@@ -305,7 +311,8 @@ func (e *entry) conflict(what, fix string) error {
 	return fmt.Errorf("%s: %w: container %q is %s: %s", what, errs.ErrConflict, e.info.Name, e.info.State, fix)
 }
 
-// touch tells those who wait for a change of the container, and has its record written. The caller holds mu.
+// touch tells those who wait for a change of the container, and notes what its record has to say: saved waits until it
+// does. The caller holds mu.
 func (m *Manager) touch(e *entry) {
 	close(e.changed)
 	e.changed = make(chan struct{})

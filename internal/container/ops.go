@@ -52,6 +52,7 @@ func (m *Manager) Start(ctx context.Context, ref string) error {
 	}
 	e.stopped, e.backoff, e.info.RestartCount = false, 0, 0
 	m.mu.Unlock()
+	defer m.settle(e)
 	return m.start(ctx, e)
 }
 
@@ -127,6 +128,7 @@ func (m *Manager) Wait(ctx context.Context, ref string, c Condition) (api.Exit, 
 	if err != nil {
 		return api.Exit{}, err
 	}
+	defer m.settle(e)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for before := e.ends; !e.fulfils(c, before); {
@@ -208,6 +210,13 @@ func (m *Manager) Remove(ctx context.Context, ref string, force bool) error {
 }
 
 func (m *Manager) remove(ctx context.Context, e *entry, ref string, force bool) error {
+	if err := m.removeNow(ctx, e, ref, force); err != nil {
+		return err
+	}
+	return m.saved(e)
+}
+
+func (m *Manager) removeNow(ctx context.Context, e *entry, ref string, force bool) error {
 	m.mu.Lock()
 	if force && e.info.State == StateRestarting {
 		m.giveUpRestart(e) // before the wait for op, which a restart in progress has

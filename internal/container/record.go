@@ -7,9 +7,11 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -33,21 +35,27 @@ type record struct {
 
 var idPattern = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-// records writes the records of containers to files, one at a time and in the background: a caller does not wait for the
-// disk, and of several changes in a row the last is written. A file is replaced in one step.
+// records keeps the records of containers in files. A change is noted by put and remove, and written by flush, or else in
+// the background; of several changes in a row the last is written. A file is replaced in one step. It outlives the program
+// from then on, and a power cut when the background has synced it: a caller does not wait for the disk.
 type records struct {
 	dir    string
 	logger *slog.Logger
 	wg     sync.WaitGroup
 	wake   chan struct{} // has room for one
 
-	mu      sync.Mutex
-	pending map[string]*Info // by id; nil is to be removed
-	closed  bool
+	writing sync.Mutex // held from the taking of a change until it is written
+
+	mu       sync.Mutex
+	pending  map[string]*Info // by id; nil is to be removed
+	unsynced map[string]bool  // ids
+	closed   bool
 }
 
 func newRecords(dir string, logger *slog.Logger) *records {
-	r := &records{dir: dir, logger: logger, wake: make(chan struct{}, 1), pending: make(map[string]*Info)}
+	r := &records{
+		dir: dir, logger: logger, wake: make(chan struct{}, 1), pending: make(map[string]*Info), unsynced: make(map[string]bool),
+	}
 	r.wg.Go(r.run)
 	return r
 }
@@ -72,7 +80,7 @@ func (r *records) signal() {
 	}
 }
 
-// close writes what is pending and ends the writing.
+// close writes and syncs what is pending and ends the writing.
 func (r *records) close() {
 	r.mu.Lock()
 	r.closed = true
@@ -81,16 +89,42 @@ func (r *records) close() {
 	r.wg.Wait()
 }
 
+// flush returns when all changes of a record that were noted before are written, by whomever. One that cannot be written
+// stays noted.
+func (r *records) flush(id string) error {
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	r.mu.Lock()
+	info, ok := r.pending[id]
+	delete(r.pending, id)
+	r.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	err := r.write(id, info)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		r.unsynced[id] = true
+		r.signal()
+	} else if _, newer := r.pending[id]; !newer {
+		r.pending[id] = info
+	}
+	return err
+}
+
 func (r *records) run() {
 	for range r.wake {
 		r.mu.Lock()
-		work, closed := r.pending, r.closed
-		r.pending = make(map[string]*Info)
+		closed, ids := r.closed, slices.Collect(maps.Keys(r.pending))
 		r.mu.Unlock()
-		for id, info := range work {
-			if err := r.write(id, info); err != nil {
+		for _, id := range ids {
+			if err := r.flush(id); err != nil {
 				r.logger.Warn("write the record of a container", "id", id, "err", err)
 			}
+		}
+		if err := r.sync(); err != nil {
+			r.logger.Warn("sync the records of containers", "err", err)
 		}
 		if closed {
 			return
@@ -98,10 +132,29 @@ func (r *records) run() {
 	}
 }
 
+// sync makes durable what was written.
+func (r *records) sync() error {
+	r.mu.Lock()
+	ids := r.unsynced
+	r.unsynced = make(map[string]bool)
+	r.mu.Unlock()
+	if len(ids) == 0 {
+		return nil
+	}
+	var all []error
+	for id := range ids {
+		if err := fsx.Sync(r.file(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			all = append(all, err)
+		}
+	}
+	return errors.Join(append(all, fsx.SyncDir(r.dir))...)
+}
+
+func (r *records) file(id string) string { return filepath.Join(r.dir, id+".json") }
+
 func (r *records) write(id string, info *Info) error {
-	name := filepath.Join(r.dir, id+".json")
 	if info == nil {
-		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(r.file(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		return nil
@@ -110,8 +163,26 @@ func (r *records) write(id string, info *Info) error {
 	if err != nil {
 		return fmt.Errorf("encode record: %w", err)
 	}
-	return fsx.WriteFile(name, b, 0o600)
+	return fsx.Replace(r.file(id), b, 0o600)
 }
+
+// saved returns when the record of a container says what the container is now.
+func (m *Manager) saved(e *entry) error {
+	m.mu.Lock()
+	kept := m.records != nil && !e.info.Spec.AutoRemove
+	m.mu.Unlock()
+	if !kept {
+		return nil
+	}
+	if err := m.records.flush(e.id); err != nil {
+		return fmt.Errorf("write the record of container %s: %w", e.id[:12], err)
+	}
+	return nil
+}
+
+// settle is saved for an operation that has happened, whether its record can be written or not. The background tells the
+// logger.
+func (m *Manager) settle(e *entry) { _ = m.saved(e) }
 
 // loadRecords reads all records of a directory, which it makes where it does not exist. A file that is not understood
 // gives a container in StateDead, so that it is seen and can be removed.

@@ -72,6 +72,69 @@ func TestRecordsSurviveTheProgram(t *testing.T) {
 	require.Equal(t, "the runtime was closed", last[0].Reason)
 }
 
+// TestRecordIsWrittenWhenACallReturns has nobody write in the background: the calls themselves do.
+func TestRecordIsWrittenWhenACallReturns(t *testing.T) {
+	dir := t.TempDir()
+	m, h, _ := newFakeHost(t, dir)
+	ctx := t.Context()
+	m.records.close()
+	m.records.mu.Lock()
+	m.records.closed = false
+	m.records.mu.Unlock()
+	info, err := m.Create(ctx, Spec{Name: "web", Image: "app"})
+	require.NoError(t, err)
+	require.Equal(t, StateCreated, written(t, dir, info.ID).State)
+	require.NoError(t, m.Start(ctx, "web"))
+	require.Equal(t, StateRunning, written(t, dir, info.ID).State)
+	require.NoError(t, m.Pause(ctx, "web"))
+	require.Equal(t, StatePaused, written(t, dir, info.ID).State)
+	require.NoError(t, m.Resume(ctx, "web"))
+	require.Equal(t, StateRunning, written(t, dir, info.ID).State)
+	require.NoError(t, m.Rename("web", "net"))
+	require.Equal(t, "net", written(t, dir, info.ID).Name)
+	_, err = m.Update(ctx, "net", Resources{PIDs: 5}, nil)
+	require.NoError(t, err)
+	require.EqualValues(t, 5, written(t, dir, info.ID).Spec.Resources.PIDs)
+	h.machine().exit(info.ID, api.Exit{Code: 3})
+	_, err = m.Wait(ctx, "net", WaitNotRunning)
+	require.NoError(t, err)
+	require.Equal(t, api.Exit{Code: 3}, written(t, dir, info.ID).Exit)
+	require.NoError(t, m.Start(ctx, "net"))
+	require.NoError(t, m.Stop(ctx, "net", "", nil))
+	require.Equal(t, StateExited, written(t, dir, info.ID).State)
+	require.NoError(t, m.Remove(ctx, "net", false))
+	require.NoFileExists(t, m.records.file(info.ID))
+}
+
+func written(t *testing.T, dir, id string) Info {
+	t.Helper()
+	info, err := loadRecord(filepath.Join(dir, id+".json"), id)
+	require.NoError(t, err)
+	return info
+}
+
+func TestRecordThatCannotBeWritten(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "containers")
+	m, h, _ := newFakeHost(t, dir)
+	ctx := t.Context()
+	info := started(t, m, Spec{Name: "web"})
+	away := dir + ".away"
+	require.NoError(t, os.Rename(dir, away))
+	_, err := m.Create(ctx, Spec{Name: "b", Image: "app"})
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.ErrorContains(t, err, "write the record")
+	_, err = m.Inspect("b")
+	require.ErrorIs(t, err, errs.ErrNotFound)
+	require.Len(t, h.machine().running, 1, "nor is it in the guest")
+	require.ErrorIs(t, m.Rename("web", "net"), os.ErrNotExist)
+	require.NoError(t, m.Stop(ctx, "net", "", nil), "what has happened has happened")
+	require.NoError(t, os.Rename(away, dir))
+	m.Close()
+	got := written(t, dir, info.ID)
+	require.Equal(t, StateExited, got.State, "what could not be written is written when it can be")
+	require.Equal(t, "net", got.Name)
+}
+
 func TestDamagedRecordsHinderNobody(t *testing.T) {
 	dir := t.TempDir()
 	m, _, _ := newFakeHost(t, dir)

@@ -2,7 +2,8 @@
 // processes.
 //
 // WriteFile and File write under a temporary name beside the target, sync, rename, and sync the directory. Temporary
-// names begin with TempPrefix, so an owner of a directory can tell what a crash left behind (see SweepTemp).
+// names begin with TempPrefix, so an owner of a directory can tell what a crash left behind (see SweepTemp). Replace leaves
+// out the syncs, for what must survive the program at once and a power cut a little later.
 package fsx
 
 import (
@@ -31,6 +32,36 @@ func WriteFile(path string, data []byte, perm fs.FileMode) error {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return f.Commit()
+}
+
+// Replace is WriteFile without the syncs: after a return without error the new content survives the end of the process,
+// however that comes, and a power cut only after Sync.
+func Replace(path string, data []byte, perm fs.FileMode) error {
+	f, err := Create(path, perm)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	if _, err := f.Write(data); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return f.rename()
+}
+
+// Sync makes what a file has durable. The directory, where its name is, takes SyncDir.
+func Sync(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	err = f.Sync()
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("sync %s: %w", path, err)
+	}
+	return nil
 }
 
 // File is a file that becomes visible under its name only when Commit succeeds. It is used by one goroutine at a time.
@@ -73,6 +104,14 @@ func (f *File) Commit() error {
 		_ = f.Close()
 		return fmt.Errorf("sync %s: %w", f.path, err)
 	}
+	if err := f.rename(); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(f.path))
+}
+
+// rename closes the file and gives it its name. After an error the temporary file is gone.
+func (f *File) rename() error {
 	f.done = true
 	if err := f.File.Close(); err != nil {
 		_ = os.Remove(f.Name())
@@ -82,7 +121,7 @@ func (f *File) Commit() error {
 		_ = os.Remove(f.Name())
 		return fmt.Errorf("rename to %s: %w", f.path, err)
 	}
-	return SyncDir(filepath.Dir(f.path))
+	return nil
 }
 
 // Close discards the file if it was not committed. Further calls do nothing.

@@ -49,6 +49,25 @@ func TestWriteFileErrorLeavesNothing(t *testing.T) {
 	require.ErrorIs(t, WriteFile(filepath.Join(dir, "missing", "f"), nil, 0o600), fs.ErrNotExist)
 }
 
+func TestReplace(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f")
+	require.ErrorIs(t, Sync(path), fs.ErrNotExist)
+	for _, text := range []string{"one", "two"} {
+		require.NoError(t, Replace(path, []byte(text), 0o640))
+		data, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.Equal(t, text, string(data))
+	}
+	require.NoError(t, Sync(path))
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, fs.FileMode(0o640), info.Mode())
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "d"), 0o700))
+	require.Error(t, Replace(filepath.Join(dir, "d"), nil, 0o600))
+	require.Equal(t, []string{"d", "f"}, names(t, dir))
+}
+
 func TestFileIsInvisibleUntilCommit(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "f")
