@@ -61,6 +61,7 @@ type ContainerInfo struct {
 	Stdin      bool
 	AutoRemove bool
 
+	Mounts []MountPoint  // what is mounted into it, Tmpfs aside
 	Check  *HealthCheck  // of the image and the spec, with the defaults; nil is none
 	Health *HealthInfo   // of the last run, in this program; nil where there are no checks
 	Spec   ContainerSpec // what it was made from, with what RenameContainer and UpdateContainer changed
@@ -97,6 +98,9 @@ func containerInfo(i container.Info) ContainerInfo {
 		RestartCount: i.RestartCount, Args: i.Args, Env: i.Env, WorkingDir: i.WorkingDir, User: i.User, Labels: i.Labels,
 		StopSignal: i.StopSignal, TTY: i.Spec.TTY, Stdin: i.Spec.Stdin, AutoRemove: i.Spec.AutoRemove,
 		Check: (*HealthCheck)(i.Check), Spec: containerSpec(i.Spec),
+	}
+	for _, p := range i.Mounts {
+		out.Mounts = append(out.Mounts, mountPoint(p))
 	}
 	if h := i.Health; h != nil {
 		out.Health = &HealthInfo{Status: HealthStatus(h.Status), FailingStreak: h.FailingStreak}
@@ -279,13 +283,17 @@ func (r *Runtime) UpdateContainer(ctx context.Context, ref string, opts UpdateOp
 
 // RemoveOptions tunes RemoveContainer. The zero value works.
 type RemoveOptions struct {
-	Force bool // kill a container that runs
+	Force   bool // kill a container that runs
+	Volumes bool // remove its anonymous volumes too, where no other container has them; ContainerSpec.AutoRemove does
 }
 
 // RemoveContainer removes a container and what it wrote, its log included. One that has a process, or is about to be
 // restarted, is ErrConflict without RemoveOptions.Force.
 func (r *Runtime) RemoveContainer(ctx context.Context, ref string, opts RemoveOptions) error {
 	return callNone(ctx, r, "RemoveContainer", ref, func(ctx context.Context) error {
+		if opts.Volumes {
+			return r.containers.RemoveWithVolumes(ctx, ref, opts.Force)
+		}
 		return r.containers.Remove(ctx, ref, opts.Force)
 	})
 }

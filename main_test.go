@@ -218,6 +218,9 @@ func run(t testing.TB, rt *arcbox.Runtime, spec arcbox.ContainerSpec, opts arcbo
 	require.NoError(t, err)
 	exit, err := p.Wait(ctx)
 	require.NoError(t, err)
+	if _, err := rt.WaitContainer(ctx, p.ContainerID(), arcbox.WaitOptions{Condition: arcbox.WaitRemoved}); !errors.Is(err, arcbox.ErrNotFound) {
+		require.NoError(t, err)
+	}
 	return result{exit, stdout.String(), stderr.String()}
 }
 
@@ -226,8 +229,14 @@ func sh(script string) []string { return []string{"sh", "-c", script} }
 // ownerArg makes the test binary the owner of a Runtime that is killed.
 const ownerArg = "arcbox-test-owner"
 
-// owner runs a container, says so, and waits to be killed.
+// owner runs a container, says so, and waits to be killed. A fourth argument is a script for a container with the volume
+// db, whose output is the owner's.
 func owner(args []string) {
+	spec, opts := arcbox.ContainerSpec{Image: "busybox:test", Args: sh("sleep 1000")}, arcbox.RunOptions{}
+	if len(args) > 3 {
+		spec.Args, opts.Stdout = sh(args[3]), os.Stdout
+		spec.Mounts = []arcbox.Mount{{Type: arcbox.MountVolume, Source: "db", Target: "/db"}}
+	}
 	rt, err := arcbox.New(arcbox.Config{
 		DataDir: args[0], VM: arcbox.VMConfig{CPUs: 1, Memory: 512 << 20}, Boot: arcbox.BootConfig{Dir: args[1]},
 	})
@@ -237,7 +246,7 @@ func owner(args []string) {
 	}
 	if err == nil {
 		fmt.Println("loaded")
-		_, err = rt.RunContainer(context.Background(), arcbox.ContainerSpec{Image: "busybox:test", Args: sh("sleep 1000")}, arcbox.RunOptions{})
+		_, err = rt.RunContainer(context.Background(), spec, opts)
 	}
 	if err != nil {
 		fmt.Println("error:", err)

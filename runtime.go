@@ -17,6 +17,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/image"
 	"github.com/arcboxlabs/arcbox-go/internal/seccomp"
+	"github.com/arcboxlabs/arcbox-go/internal/volume"
 	"github.com/arcboxlabs/arcbox-go/lifecycle"
 	"github.com/arcboxlabs/arcbox-go/machine"
 	"github.com/arcboxlabs/arcbox-go/vm"
@@ -30,6 +31,7 @@ type Runtime struct {
 	events     event.Bus
 	images     *image.Store
 	containers *container.Manager
+	volumes    *volume.Manager
 	machine    *lifecycle.Supervisor[*machine.Machine]
 	dir        *machine.Dir // of the machine; that of others only where it is private
 
@@ -87,23 +89,28 @@ func New(cfg Config) (*Runtime, error) {
 // end with it.
 func (r *Runtime) openContainers() error {
 	machines, records := filepath.Join(r.cfg.DataDir, "machines"), filepath.Join(r.cfg.DataDir, "containers")
+	volumes := filepath.Join(r.cfg.DataDir, "volumes")
 	var err error
 	if r.cfg.VM.Ephemeral {
-		records = ""
+		records, volumes = "", ""
 		r.dir, err = machine.OpenPrivateDir(machines)
 	} else {
 		r.dir, err = machine.OpenDir(machines, defaultMachine)
 	}
 	if errors.Is(err, errs.ErrInUse) {
 		r.cfg.Logger.Info("this runtime has a machine of its own, and its containers end with it", "why", err)
-		records = ""
+		records, volumes = "", ""
 		r.dir, err = machine.OpenPrivateDir(machines)
 	}
 	if err != nil {
 		return err
 	}
+	r.volumes, err = volume.Open(volume.Config{Dir: volumes, Logger: r.cfg.Logger, OnCreate: r.volumeCreated, OnRemove: r.volumeRemoved})
+	if err != nil {
+		return errors.Join(err, r.dir.Close())
+	}
 	r.containers, err = container.NewManager(container.Config{
-		Images: r.images, Acquire: r.acquireMachine, Current: r.currentMachine, Seccomp: r.compileSeccomp, Dir: records,
+		Images: r.images, Volumes: r.volumes, Acquire: r.acquireMachine, Current: r.currentMachine, Seccomp: r.compileSeccomp, Dir: records,
 		Events: &r.events, Logger: r.cfg.Logger,
 	})
 	if err != nil {
@@ -150,7 +157,7 @@ func (r *Runtime) startMachine(ctx context.Context) (*machine.Machine, error) {
 	}
 	return machine.Start(ctx, machine.Config{
 		Name: defaultMachine,
-		Dir:  dir, DiskSize: r.cfg.VM.DiskSize, Known: r.containers.IDs,
+		Dir:  dir, DiskSize: r.cfg.VM.DiskSize, Known: r.containers.IDs, Volumes: r.volumes.IDs,
 		Driver: r.driver(), Boot: r.cfg.bootConfig(),
 		CPUs: r.cfg.VM.CPUs, Memory: r.cfg.VM.Memory,
 		Accelerator: r.cfg.VM.Accelerator, Transport: r.cfg.VM.Transport,

@@ -41,7 +41,8 @@ type ContainerSpec struct {
 	OOMScoreAdj     int               // -1000 to 1000: higher is killed earlier when the machine lacks memory
 	Ulimits         []Ulimit          // limits of the process; those not named are the machine's
 	Sysctls         map[string]string // of the container's own namespaces: net.*, fs.mqueue.*, kernel.shm*, kernel.msg*, kernel.sem, kernel.domainname
-	Tmpfs           []Tmpfs           // file systems in memory, mounted in this order
+	Tmpfs           []Tmpfs           // file systems in memory
+	Mounts          []Mount           // volumes; what lies higher is mounted first, Tmpfs included
 	ShmSize         int64             // bytes of /dev/shm; 0 is 64 MiB
 	Resources       Resources         // limits of all processes of the container; the zero value is none
 	Log             LogLimits         // of what is kept of the output; the zero value works
@@ -134,6 +135,9 @@ func (s ContainerSpec) compile() container.Spec {
 	for _, t := range s.Tmpfs {
 		out.Tmpfs = append(out.Tmpfs, container.Tmpfs(t))
 	}
+	for _, m := range s.Mounts {
+		out.Mounts = append(out.Mounts, m.compile())
+	}
 	return out
 }
 
@@ -157,6 +161,9 @@ func containerSpec(s container.Spec) ContainerSpec {
 	}
 	for _, t := range s.Tmpfs {
 		out.Tmpfs = append(out.Tmpfs, Tmpfs(t))
+	}
+	for _, m := range s.Mounts {
+		out.Mounts = append(out.Mounts, mountOf(m))
 	}
 	return out
 }

@@ -56,7 +56,12 @@ func (c *Client) Export(ctx context.Context, req api.ExportRequest) (io.ReadClos
 // its end by the caller's goroutine, unless the agent refuses the archive before; a Read that blocks is not interrupted
 // by ctx. An error of r ends the copy and is returned.
 func (c *Client) CopyTo(ctx context.Context, req api.CopyToRequest, r io.Reader) error {
-	s, err := open(ctx, c, api.CopyTo, req)
+	return send(ctx, c, api.CopyTo, req, r)
+}
+
+// send sends what r yields, and returns when the agent has taken it all.
+func send[Req any](ctx context.Context, c *Client, m api.StreamMethod[Req], req Req, r io.Reader) error {
+	s, err := open(ctx, c, m, req)
 	if err != nil {
 		return err
 	}
@@ -71,11 +76,11 @@ func (c *Client) CopyTo(ctx context.Context, req api.CopyToRequest, r io.Reader)
 	err = <-result
 	switch {
 	case ctx.Err() != nil:
-		return fmt.Errorf("%s: %w", api.CopyTo.Name, ctx.Err())
+		return fmt.Errorf("%s: %w", m.Name, ctx.Err())
 	case readErr != nil:
-		return fmt.Errorf("%s: read the archive: %w", api.CopyTo.Name, readErr)
+		return fmt.Errorf("%s: read the archive: %w", m.Name, readErr)
 	case err != nil:
-		return fmt.Errorf("%s: %w", api.CopyTo.Name, err)
+		return fmt.Errorf("%s: %w", m.Name, err)
 	}
 	return nil
 }

@@ -39,6 +39,12 @@ const (
 	ImageRemoved   Kind = "image.removed"
 )
 
+// The kinds for volumes. Name is the volume's name.
+const (
+	VolumeCreated Kind = "volume.created"
+	VolumeRemoved Kind = "volume.removed"
+)
+
 // The kinds for machines. Machine is the machine's name. AttrError tells why, where there is a reason.
 const (
 	MachineStarting Kind = "machine.starting"

@@ -52,10 +52,13 @@ func (m *Machine) configure(ctx context.Context) error {
 		req.DataDisk = dataDiskID
 		if m.cfg.Known != nil {
 			req.Known = m.cfg.Known()
-			req.Sweep = len(req.Known) <= maxKnown
+			if m.cfg.Volumes != nil {
+				req.Volumes = m.cfg.Volumes()
+			}
+			req.Sweep = len(req.Known)+len(req.Volumes) <= maxKnown
 		}
 		if !req.Sweep {
-			req.Known = nil
+			req.Known, req.Volumes = nil, nil
 		}
 	}
 	return m.agent.Configure(ctx, req)

@@ -45,6 +45,8 @@ type Config struct {
 	// Known returns the ids of the containers that there are: what others have left on the data disk is deleted at the
 	// start. nil deletes nothing.
 	Known func() []string
+	// Volumes returns the ids of the volumes that there are, for the same purpose. nil is none.
+	Volumes func() []string
 
 	// OnBooting is told that kernel and initramfs are there, before the hypervisor is started. nil is nobody.
 	OnBooting func()

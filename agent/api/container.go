@@ -83,9 +83,10 @@ type CreateRequest struct {
 
 	Resources  Resources         `json:"resources,omitzero"`
 	ReadOnly   bool              `json:"read_only,omitempty"` // the root cannot be written; mounts on it can
-	Tmpfs      []Tmpfs           `json:"tmpfs,omitempty"`     // mounted in this order
-	ShmSize    int64             `json:"shm_size,omitempty"`  // bytes of /dev/shm; 0 is 64 MiB
-	Sysctls    map[string]string `json:"sysctls,omitempty"`   // of the container's own namespaces only
+	Tmpfs      []Tmpfs           `json:"tmpfs,omitempty"`     // mounted in the order of Mount
+	Mounts     []Mount           `json:"mounts,omitempty"`
+	ShmSize    int64             `json:"shm_size,omitempty"` // bytes of /dev/shm; 0 is 64 MiB
+	Sysctls    map[string]string `json:"sysctls,omitempty"`  // of the container's own namespaces only
 	ExtraHosts []Host            `json:"extra_hosts,omitempty"`
 	Init       bool              `json:"init,omitempty"`       // PID 1 is the agent's: it reaps, and forwards signals to the process
 	Privileged bool              `json:"privileged,omitempty"` // all capabilities and devices, nothing masked or read-only, no seccomp

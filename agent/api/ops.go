@@ -12,9 +12,11 @@ type ConfigureRequest struct {
 	Hostname string    `json:"hostname,omitempty"`  // of the machine
 	Time     time.Time `json:"time,omitzero"`       // of the host; the guest's clock is set where it differs by over a second
 
-	// Sweep deletes from the data disk what containers wrote whose ids are not in Known: their records are gone.
-	Sweep bool     `json:"sweep,omitempty"`
-	Known []string `json:"known,omitempty"`
+	// Sweep deletes from the data disk what containers wrote whose ids are not in Known, and the volumes that are not in
+	// Volumes: their records are gone.
+	Sweep   bool     `json:"sweep,omitempty"`
+	Known   []string `json:"known,omitempty"`
+	Volumes []string `json:"volumes,omitempty"`
 }
 
 // ConfigureReply is empty.

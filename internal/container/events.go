@@ -127,7 +127,7 @@ func (m *Manager) ended(e *entry, en ending) {
 	close(e.run.done)
 	if i.State == StateExited && i.Spec.AutoRemove && !m.closed {
 		m.wg.Go(func() {
-			if err := m.remove(m.ctx, e, e.id, true); err != nil && !errors.Is(err, errs.ErrNotFound) && m.ctx.Err() == nil {
+			if err := m.remove(m.ctx, e, e.id, removal{force: true, volumes: true}); err != nil && !errors.Is(err, errs.ErrNotFound) && m.ctx.Err() == nil {
 				m.cfg.Logger.Warn("remove container after its exit", "id", e.id, "err", err)
 			}
 		})

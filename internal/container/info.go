@@ -59,6 +59,7 @@ type Info struct {
 	StopSignal   string            `json:"stop_signal"`
 	Check        *HealthCheck      `json:"check,omitempty"` // of image and spec together
 	Health       *Health           `json:"-"`               // of a container with a check, since its last start
+	Mounts       []MountPoint      `json:"mounts,omitempty"`
 	Spec         Spec              `json:"spec"`
 }
 
@@ -69,6 +70,7 @@ func (i Info) clone() Info {
 	i.Labels = maps.Clone(i.Labels)
 	i.Check = i.Check.clone()
 	i.Health = i.Health.clone()
+	i.Mounts = slices.Clone(i.Mounts)
 	i.Spec = i.Spec.clone()
 	return i
 }
@@ -79,6 +81,7 @@ func (s Spec) clone() Spec {
 	}
 	s.Labels, s.Sysctls = maps.Clone(s.Labels), maps.Clone(s.Sysctls)
 	s.Ulimits, s.Tmpfs = slices.Clone(s.Ulimits), slices.Clone(s.Tmpfs)
+	s.Mounts = slices.Clone(s.Mounts)
 	s.Health = s.Health.clone()
 	return s
 }

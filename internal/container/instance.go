@@ -56,7 +56,7 @@ func (m *Manager) compile(id string, spec Spec, img image.Image) (api.CreateRequ
 }
 
 // place makes the container of a request in the machine, which is started where it does not run.
-func (m *Manager) place(ctx context.Context, img image.Image, req api.CreateRequest) (_ *instance, err error) {
+func (m *Manager) place(ctx context.Context, img image.Image, req api.CreateRequest, points []MountPoint) (_ *instance, err error) {
 	disks, err := m.cfg.Images.Layers(ctx, img)
 	if err != nil {
 		return nil, err
@@ -73,6 +73,7 @@ func (m *Manager) place(ctx context.Context, img image.Image, req api.CreateRequ
 	if req.Layers, err = mach.AttachLayers(ctx, disks); err != nil {
 		return nil, err
 	}
+	req.Mounts = compileMounts(points)
 	if err := mach.Agent().Create(ctx, req); err != nil {
 		return nil, m.undoCreate(mach, req.ID, err)
 	}
@@ -124,7 +125,7 @@ func (m *Manager) fresh(ctx context.Context, e *entry) (*instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	inst, err = m.place(ctx, img, req)
+	inst, err = m.place(ctx, img, req, info.Mounts)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go/event"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/image"
+	"github.com/arcboxlabs/arcbox-go/internal/volume"
 )
 
 // Machine is what a container needs of the machine it runs in.
@@ -50,6 +51,8 @@ type Config struct {
 	// Seccomp compiles a profile in JSON, or the default one for "", for a process with the capabilities. nil is no
 	// filter for anybody.
 	Seccomp func(profile string, caps []string) ([]byte, error)
+	// Volumes has the volumes that containers mount. nil is a set of their own, in memory.
+	Volumes *volume.Manager
 	// Dir is where records are kept. "" keeps them in memory only.
 	Dir    string
 	Events *event.Bus
@@ -113,6 +116,9 @@ func newEntry(info Info) *entry {
 // NewManager returns a Manager of the containers whose records are kept in Config.Dir. Those that ran have exited. Close
 // it.
 func NewManager(cfg Config) (*Manager, error) {
+	if cfg.Volumes == nil {
+		cfg.Volumes, _ = volume.Open(volume.Config{Logger: cfg.Logger}) // fails on a directory only
+	}
 	m := &Manager{cfg: cfg, entries: make(map[string]*entry), names: make(map[string]string)}
 	if cfg.Dir != "" {
 		infos, err := loadRecords(cfg.Dir, cfg.Logger)
@@ -171,20 +177,24 @@ func (m *Manager) Create(ctx context.Context, spec Spec) (Info, error) {
 		return Info{}, err
 	}
 	spec = spec.clone()
+	points, err := m.takeVolumes(id, name, spec, img.Config.Volumes)
+	if err != nil {
+		m.unreserve(name)
+		return Info{}, err
+	}
 	e := newEntry(Info{
 		ID: id, Name: name, Image: spec.Image, ImageID: img.ID.String(), State: StateCreated, Created: time.Now(),
 		Args: req.Process.Args, Env: req.Process.Env, WorkingDir: req.Process.Cwd, User: req.Process.User,
 		Labels: mergeLabels(img.Config.Labels, spec.Labels), StopSignal: stopSignal(spec.StopSignal, img.Config.StopSignal),
-		Check: check, Spec: spec,
+		Check: check, Mounts: points, Spec: spec,
 	})
-	e.inst, err = m.place(ctx, img, req)
+	e.inst, err = m.place(ctx, img, req, points)
 	if err == nil {
 		err = m.add(e)
 	}
 	if err != nil {
-		m.mu.Lock()
-		delete(m.names, name)
-		m.mu.Unlock()
+		m.unreserve(name)
+		m.cfg.Volumes.Release(id, true)
 		return Info{}, err
 	}
 	if err := m.saved(e); err != nil {
@@ -237,6 +247,12 @@ func (m *Manager) reserveLocked(name, id string) error {
 	}
 	m.names[name] = id
 	return nil
+}
+
+func (m *Manager) unreserve(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.names, name)
 }
 
 func newID() string {
@@ -366,7 +382,7 @@ func (m *Manager) Discard(id string) {
 	}
 	ctx, cancel := context.WithTimeout(m.ctx, undoTimeout)
 	defer cancel()
-	if err := m.remove(ctx, e, id, true); err != nil && !errors.Is(err, errs.ErrNotFound) {
+	if err := m.remove(ctx, e, id, removal{force: true}); err != nil && !errors.Is(err, errs.ErrNotFound) {
 		m.cfg.Logger.Warn("remove container after an error", "id", id, "err", err)
 	}
 }

@@ -206,17 +206,30 @@ func (m *Manager) Remove(ctx context.Context, ref string, force bool) error {
 	if err != nil {
 		return err
 	}
-	return m.remove(ctx, e, ref, force)
+	return m.remove(ctx, e, ref, removal{force: force})
 }
 
-func (m *Manager) remove(ctx context.Context, e *entry, ref string, force bool) error {
-	if err := m.removeNow(ctx, e, ref, force); err != nil {
+// RemoveWithVolumes is Remove, also of the anonymous volumes that no other container uses.
+func (m *Manager) RemoveWithVolumes(ctx context.Context, ref string, force bool) error {
+	e, err := m.lookup(ref)
+	if err != nil {
+		return err
+	}
+	return m.remove(ctx, e, ref, removal{force: force, volumes: true})
+}
+
+// removal says how a container is removed.
+type removal struct{ force, volumes bool }
+
+func (m *Manager) remove(ctx context.Context, e *entry, ref string, how removal) error {
+	if err := m.removeNow(ctx, e, ref, how); err != nil {
 		return err
 	}
 	return m.saved(e)
 }
 
-func (m *Manager) removeNow(ctx context.Context, e *entry, ref string, force bool) error {
+func (m *Manager) removeNow(ctx context.Context, e *entry, ref string, how removal) error {
+	force := how.force
 	m.mu.Lock()
 	if force && e.info.State == StateRestarting {
 		m.giveUpRestart(e) // before the wait for op, which a restart in progress has
@@ -249,7 +262,7 @@ func (m *Manager) removeNow(ctx context.Context, e *entry, ref string, force boo
 		m.touch(e)
 		return err
 	}
-	m.forget(e)
+	m.forget(e, how.volumes || e.info.Spec.AutoRemove)
 	return nil
 }
 
@@ -277,11 +290,13 @@ func (m *Manager) removeFromGuest(ctx context.Context, id string, inst *instance
 	return nil
 }
 
-// forget ends all that there is of a container on the host. The caller holds mu.
-func (m *Manager) forget(e *entry) {
+// forget ends all that there is of a container on the host, with its anonymous volumes where volumes is set. The caller
+// holds mu.
+func (m *Manager) forget(e *entry, volumes bool) {
 	m.ended(e, ending{exit: api.Exit{Code: 128 + 9, Signal: "KILL"}, reason: "removed while it ran", final: true})
 	delete(m.entries, e.id)
 	delete(m.names, e.info.Name)
+	m.cfg.Volumes.Release(e.id, volumes)
 	e.drop()
 	close(e.gone)
 	m.publish(event.ContainerRemoved, e.info, nil)

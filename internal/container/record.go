@@ -252,7 +252,7 @@ func decodeRecord(b []byte, id string) (Info, error) {
 	case i.ImageID == "" || len(i.Args) == 0:
 		return Info{}, fmt.Errorf("%w: it names no image or no command", errs.ErrCorrupt)
 	}
-	for _, err := range []error{checkName(i.Name), i.Spec.Validate(), i.Check.validate(), CheckSignal(i.StopSignal)} {
+	for _, err := range []error{checkName(i.Name), checkPoints(i.Mounts), i.Spec.Validate(), i.Check.validate(), CheckSignal(i.StopSignal)} {
 		if err != nil {
 			return Info{}, fmt.Errorf("%w: %w", errs.ErrCorrupt, err)
 		}
@@ -281,4 +281,5 @@ func (m *Manager) restore(i Info) {
 		close(e.run.done)
 	}
 	m.entries[i.ID], m.names[i.Name] = e, i.ID
+	m.restoreVolumes(i)
 }

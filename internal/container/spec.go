@@ -44,6 +44,7 @@ type Spec struct {
 	Ulimits         []Ulimit          `json:"ulimits,omitempty"`
 	Sysctls         map[string]string `json:"sysctls,omitempty"`
 	Tmpfs           []Tmpfs           `json:"tmpfs,omitempty"`
+	Mounts          []Mount           `json:"mounts,omitempty"`
 	ShmSize         int64             `json:"shm_size,omitempty"`
 	Resources       Resources         `json:"resources,omitzero"`
 	Log             LogLimits         `json:"log,omitzero"`
@@ -74,7 +75,7 @@ func (s Spec) Validate() error {
 	if s.Image == "" {
 		return invalid("image", s.Image, "name the image to run")
 	}
-	for _, check := range []func(Spec) error{checkNames, checkProcess, checkLists, checkSecurity, checkLife} {
+	for _, check := range []func(Spec) error{checkNames, checkProcess, checkLists, checkMounts, checkSecurity, checkLife} {
 		if err := check(s); err != nil {
 			return err
 		}
@@ -135,7 +136,7 @@ func checkProcess(s Spec) error {
 func checkLists(s Spec) error {
 	for what, n := range map[string]int{
 		"extra hosts": len(s.ExtraHosts), "groups": len(s.Groups), "capabilities": len(s.CapAdd) + len(s.CapDrop),
-		"ulimits": len(s.Ulimits), "sysctls": len(s.Sysctls), "tmpfs mounts": len(s.Tmpfs),
+		"ulimits": len(s.Ulimits), "sysctls": len(s.Sysctls), "tmpfs mounts": len(s.Tmpfs), "mounts": len(s.Mounts),
 	} {
 		if n > maxList {
 			return fmt.Errorf("%w: %d %s are more than %d", errs.ErrInvalid, n, what, maxList)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/guest/box"
 	"github.com/arcboxlabs/arcbox-go/internal/guest/engine"
 )
 
@@ -62,7 +63,11 @@ func (a *agent) configure(_ context.Context, req api.ConfigureRequest) (api.Conf
 	if req.DataDisk == "" {
 		return api.ConfigureReply{}, nil
 	}
-	return api.ConfigureReply{}, a.box.UseDisk(req.DataDisk, req.Sweep, req.Known)
+	var sweep *box.Known
+	if req.Sweep {
+		sweep = &box.Known{Containers: req.Known, Volumes: req.Volumes}
+	}
+	return api.ConfigureReply{}, a.box.UseDisk(req.DataDisk, sweep)
 }
 
 // maxHostname is the longest host name that Linux takes.

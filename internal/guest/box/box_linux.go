@@ -19,6 +19,7 @@ type Box struct {
 	reaper *proc.Reaper
 	layers *layers
 	data   *data
+	fills  fills
 	hide   hidden
 	oom    oomWatch
 	ready  chan struct{} // closed by Ready
@@ -45,7 +46,7 @@ func (b *Box) Ready(err error) error {
 }
 
 func (b *Box) prepare() error {
-	for _, d := range []string{layersDir, memoryDir, diskDir, newRoot} {
+	for _, d := range []string{layersDir, memoryDir, memoryVolumes, diskDir, newRoot} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return fmt.Errorf("prepare for containers: %w", err)
 		}
@@ -138,6 +139,14 @@ func (b *Box) Create(ctx context.Context, req api.CreateRequest) (_ engine.Sandb
 	files.add(st.root, nil)
 	if err := prepare(st, files, sb.scratch, req); err != nil {
 		return nil, err
+	}
+	for _, m := range req.Mounts {
+		mnt, err := b.openMount(ctx, m, st.root)
+		if err != nil {
+			return nil, fmt.Errorf("mount %s: %w", m.Target, err)
+		}
+		files.add(mnt.fd, nil)
+		st.mounted = append(st.mounted, mnt)
 	}
 	if st.process, err = newProcess(withPrivilege(req.Process, req.Privileged), st.root); err != nil {
 		return nil, err

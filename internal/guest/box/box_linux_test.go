@@ -159,6 +159,6 @@ func TestOptionsOfAllLayersFitIntoAPage(t *testing.T) {
 	for i := range engine.MaxLayers {
 		dirs = append(dirs, filepath.Join(layersDir, strconv.Itoa(1_000_000+i)))
 	}
-	s := scratch{dir: filepath.Join(diskContainers, strings.Repeat("x", engine.MaxID))}
+	s := scratch{place: place{dir: filepath.Join(diskContainers, strings.Repeat("x", engine.MaxID))}}
 	require.Less(t, len(mountOptions(dirs, s)), 4096)
 }

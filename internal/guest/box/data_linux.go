@@ -16,13 +16,15 @@ import (
 
 // Where containers write: below memoryDir each has a tmpfs of its own; diskDir is where the data disk is mounted.
 const (
-	memoryDir = "/run/c"
-	diskDir   = "/run/d"
+	memoryDir     = "/run/c"
+	memoryVolumes = "/run/v"
+	diskDir       = "/run/d"
 )
 
 // The directories of a data disk.
 const (
 	diskContainers = diskDir + "/c"     // has one directory per container
+	diskVolumes    = diskDir + "/v"     // has one directory per volume
 	diskTrash      = diskDir + "/trash" // what is being deleted
 )
 
@@ -47,9 +49,9 @@ func newData() *data {
 	return d
 }
 
-// useDisk puts the data on a disk, which mount mounts at diskDir as soon as it can. Containers wait for it. With sweep,
-// what containers wrote whose ids are not in known is deleted.
-func (d *data) useDisk(mount func(context.Context) error, sweep bool, known []string) error {
+// useDisk puts the data on a disk, which mount mounts at diskDir as soon as it can. Containers wait for it. What sweep does
+// not name is deleted, where it is not nil.
+func (d *data) useDisk(mount func(context.Context) error, sweep *Known) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.decided {
@@ -59,31 +61,44 @@ func (d *data) useDisk(mount func(context.Context) error, sweep bool, known []st
 	d.wg.Go(func() {
 		defer close(d.ready)
 		if d.err = mount(d.ctx); d.err == nil {
-			d.err = d.open(sweep, known)
+			d.err = d.open(sweep)
 		}
 	})
 	return nil
 }
 
+// Known are the ids of what there are records of.
+type Known struct {
+	Containers, Volumes []string
+}
+
 // open prepares the disk that is mounted.
-func (d *data) open(sweep bool, known []string) error {
-	for _, dir := range []string{diskContainers, diskTrash} {
+func (d *data) open(sweep *Known) error {
+	for _, dir := range []string{diskContainers, diskVolumes, diskTrash} {
 		if err := os.Mkdir(dir, 0o700); err != nil && !os.IsExist(err) {
 			return fmt.Errorf("prepare the data disk: %w", err)
 		}
 	}
 	d.trash = newTrash(diskTrash)
 	d.wg.Go(func() { d.trash.run(d.ctx) })
-	if !sweep {
+	if sweep == nil {
 		return nil
 	}
-	entries, err := os.ReadDir(diskContainers)
+	if err := d.sweep(diskContainers, sweep.Containers); err != nil {
+		return err
+	}
+	return d.sweep(diskVolumes, sweep.Volumes)
+}
+
+// sweep deletes what is in a directory and not known.
+func (d *data) sweep(dir string, known []string) error {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return fmt.Errorf("list containers of the data disk: %w", err)
+		return fmt.Errorf("list %s of the data disk: %w", dir, err)
 	}
 	for _, e := range entries {
 		if !slices.Contains(known, e.Name()) {
-			if err := d.trash.take(filepath.Join(diskContainers, e.Name())); err != nil {
+			if err := d.trash.take(filepath.Join(dir, e.Name())); err != nil {
 				return err
 			}
 		}
@@ -132,11 +147,54 @@ func (d *data) close() error {
 	return nil
 }
 
+// place is a directory of its own for one container or volume.
+type place struct {
+	dir   string
+	trash *trash // of the disk it is on; nil in memory, where the place is a tmpfs, which goes at once and whole
+}
+
+func (d *data) place(disk bool, onDisk, inMemory, id string) place {
+	if disk {
+		return place{filepath.Join(onDisk, id), d.trash}
+	}
+	return place{filepath.Join(inMemory, id), nil}
+}
+
+// make makes the place, and tells whether it was there.
+func (p place) make() (earlier bool, err error) {
+	switch err := os.Mkdir(p.dir, 0o700); {
+	case errors.Is(err, os.ErrExist):
+		return true, nil
+	case err != nil:
+		return false, err
+	}
+	if p.trash == nil {
+		if err := unix.Mount("tmpfs", p.dir, "tmpfs", unix.MS_NODEV, "mode=0700"); err != nil {
+			os.Remove(p.dir)
+			return false, fmt.Errorf("mount: %w", err)
+		}
+	}
+	return false, nil
+}
+
+// remove deletes the place. It may be called again.
+func (p place) remove() error {
+	if p.trash != nil {
+		return p.trash.take(p.dir)
+	}
+	if err := unix.Unmount(p.dir, unix.MNT_DETACH); err != nil && err != unix.EINVAL && err != unix.ENOENT {
+		return fmt.Errorf("unmount %s: %w", p.dir, err)
+	}
+	if err := os.Remove(p.dir); err != nil && !os.IsNotExist(err) {
+		return fmt.Errorf("remove %s: %w", p.dir, err)
+	}
+	return nil
+}
+
 // scratch is the place of a container for what it writes, and for the files that the agent makes for it.
 type scratch struct {
-	dir     string
-	trash   *trash // of the disk it is on; nil in memory, where the place is a tmpfs, which goes at once and whole
-	earlier bool   // a container of the same ID made it
+	place
+	earlier bool // a container of the same ID made it
 }
 
 // scratch returns the place of a container: what one of the same ID has left, or an empty one. It waits for a data disk.
@@ -145,17 +203,9 @@ func (d *data) scratch(ctx context.Context, id string) (scratch, error) {
 	if err != nil {
 		return scratch{}, err
 	}
-	s := scratchAt(disk, d.trash, id)
-	switch err := os.Mkdir(s.dir, 0o700); {
-	case errors.Is(err, os.ErrExist):
-		s.earlier = true
-	case err != nil:
+	s := scratch{place: d.place(disk, diskContainers, memoryDir, id)}
+	if s.earlier, err = s.make(); err != nil {
 		return s, fmt.Errorf("make scratch space: %w", err)
-	case !disk:
-		if err := unix.Mount("tmpfs", s.dir, "tmpfs", unix.MS_NODEV, "mode=0700"); err != nil {
-			os.Remove(s.dir)
-			return s, fmt.Errorf("mount scratch space: %w", err)
-		}
 	}
 	for _, dir := range []string{s.upper(), s.work(), s.logs()} {
 		if err := os.Mkdir(dir, 0o755); err != nil && !os.IsExist(err) {
@@ -166,21 +216,13 @@ func (d *data) scratch(ctx context.Context, id string) (scratch, error) {
 	return s, nil
 }
 
-func scratchAt(disk bool, t *trash, id string) scratch {
-	if disk {
-		return scratch{dir: filepath.Join(diskContainers, id), trash: t}
-	}
-	return scratch{dir: filepath.Join(memoryDir, id)}
-}
-
 // find returns the place that a container has left. Where there is none it is ErrNotFound.
 func (d *data) find(ctx context.Context, id string) (scratch, error) {
 	disk, err := d.wait(ctx)
 	if err != nil {
 		return scratch{}, err
 	}
-	s := scratchAt(disk, d.trash, id)
-	s.earlier = true
+	s := scratch{d.place(disk, diskContainers, memoryDir, id), true}
 	if _, err := os.Lstat(s.dir); errors.Is(err, os.ErrNotExist) {
 		return s, fmt.Errorf("data of container %s: %w", id, errs.ErrNotFound)
 	} else if err != nil {
@@ -200,20 +242,6 @@ func (s scratch) undo() {
 	if !s.earlier {
 		s.remove()
 	}
-}
-
-// remove deletes the place. It may be called again.
-func (s scratch) remove() error {
-	if s.trash != nil {
-		return s.trash.take(s.dir)
-	}
-	if err := unix.Unmount(s.dir, unix.MNT_DETACH); err != nil && err != unix.EINVAL && err != unix.ENOENT {
-		return fmt.Errorf("unmount scratch space: %w", err)
-	}
-	if err := os.Remove(s.dir); err != nil && !os.IsNotExist(err) {
-		return fmt.Errorf("remove scratch space: %w", err)
-	}
-	return nil
 }
 
 // Forget deletes what a container wrote of which there is no sandbox.
@@ -244,9 +272,9 @@ func (b *Box) LogDir(ctx context.Context, id string) (string, error) {
 
 // UseDisk lets containers write on the data disk with the serial number: an ext4, whose journal is replayed where the
 // machine was killed. It returns at once; Create waits until the disk is mounted. What containers have left on it is
-// there again for those of the same ID. With sweep, what is of other containers than the known ones is deleted. After the
-// first Create, or a second time, it is ErrConflict.
-func (b *Box) UseDisk(serial string, sweep bool, known []string) error {
+// there again for those of the same ID. What sweep does not name is deleted; nil deletes nothing. After the first Create, or
+// a second time, it is ErrConflict.
+func (b *Box) UseDisk(serial string, sweep *Known) error {
 	return b.data.useDisk(func(ctx context.Context) error {
 		select {
 		case <-b.ready:
@@ -261,7 +289,7 @@ func (b *Box) UseDisk(serial string, sweep bool, known []string) error {
 			return fmt.Errorf("data disk: %w", err)
 		}
 		return mountData(device)
-	}, sweep, known)
+	}, sweep)
 }
 
 // flushAfter is the age, in hundredths of a second, at which what was written to the data disk leaves the guest's memory

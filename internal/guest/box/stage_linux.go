@@ -31,6 +31,7 @@ type stage struct {
 	privileged bool
 	shmSize    int64
 	tmpfs      []api.Tmpfs
+	mounted    []mounted
 	sysctls    map[string]string
 }
 
@@ -56,6 +57,9 @@ func (s *stage) program() *proc.Program {
 	keep := []int{s.root, s.dev, s.pts, s.start}
 	for _, f := range s.files {
 		keep = append(keep, f.fd)
+	}
+	for _, m := range s.mounted {
+		keep = append(keep, m.fd)
 	}
 	if s.exe >= 0 {
 		keep = append(keep, s.exe)
@@ -122,11 +126,7 @@ func (s *stage) mounts(p *proc.Program) {
 	p.Call("mount /dev/pts", unix.SYS_MOVE_MOUNT, uintptr(s.pts), empty, atCwd, p.Str("/dev/pts"), unix.MOVE_MOUNT_F_EMPTY_PATH)
 	mount("tmpfs", p.Str("/dev/shm"), "/dev/shm", noAccess, "mode=1777,size="+strconv.FormatInt(s.shmSize, 10))
 	mount("mqueue", p.Str("/dev/mqueue"), "/dev/mqueue", noAccess, "")
-	for _, t := range s.tmpfs {
-		makeDirs(p, t.Path)
-		flags, data := tmpfsOptions(t)
-		mount("tmpfs", p.Str(t.Path), t.Path, flags, data)
-	}
+	s.targets(p)
 	if s.tty {
 		p.Call("mount /dev/console", unix.SYS_MOUNT, p.Str("/dev/pts/0"), p.Str("/dev/console"), 0, unix.MS_BIND, 0)
 	}

@@ -20,6 +20,8 @@ type Engine struct {
 	events  broker
 	watches sync.WaitGroup
 
+	archives copies // of volumes
+
 	mu         sync.Mutex
 	containers map[string]*container
 	execs      map[string]*execution
@@ -51,6 +53,7 @@ func (e *Engine) Register(m *api.Mux) {
 	api.HandleStream(m, api.Dial, e.dial)
 	api.HandleStream(m, api.Events, e.events.serve)
 	e.registerFiles(m)
+	e.registerVolumes(m)
 }
 
 // Close kills and removes all containers, and refuses new ones with ErrClosed. What they wrote is kept. It returns when
@@ -63,6 +66,7 @@ func (e *Engine) Close(ctx context.Context) error {
 		all = append(all, c)
 	}
 	e.mu.Unlock()
+	e.archives.close()
 	var mu sync.Mutex
 	var left []error
 	var wg sync.WaitGroup

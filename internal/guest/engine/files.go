@@ -115,16 +115,21 @@ func (e *Engine) diff(ctx context.Context, req api.DiffRequest) (api.DiffReply, 
 	return f.Diff(ctx, req.After)
 }
 
-// send runs what writes an archive, with a stream as its writer.
+// send runs what writes an archive of a container's files.
 func (e *Engine) send(ctx context.Context, id string, s *api.Stream, accept func() error, run func(context.Context, Filer, func() (io.Writer, error)) error) error {
 	ctx, f, end, err := e.files(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer end()
+	return sendArchive(ctx, s, accept, func(ctx context.Context, begin func() (io.Writer, error)) error { return run(ctx, f, begin) })
+}
+
+// sendArchive runs what writes an archive, with a stream as its writer.
+func sendArchive(ctx context.Context, s *api.Stream, accept func() error, run func(context.Context, func() (io.Writer, error)) error) error {
 	ctx, w, stop := watchStream(ctx, s)
 	defer stop()
-	err = run(ctx, f, func() (io.Writer, error) { return w, accept() })
+	err := run(ctx, func() (io.Writer, error) { return w, accept() })
 	if err == nil {
 		err = w.Flush()
 	}
@@ -166,9 +171,14 @@ func (e *Engine) copyTo(ctx context.Context, req api.CopyToRequest, s *api.Strea
 		return err
 	}
 	defer end()
+	return receiveArchive(ctx, s, func(begin func() (io.Reader, error)) error { return f.CopyTo(ctx, req, begin) }, accept)
+}
+
+// receiveArchive runs what reads an archive, with a stream as its reader.
+func receiveArchive(ctx context.Context, s *api.Stream, run func(begin func() (io.Reader, error)) error, accept func() error) error {
 	stop := context.AfterFunc(ctx, func() { s.Close() })
 	defer stop()
-	if err := f.CopyTo(ctx, req, func() (io.Reader, error) { return &frameReader{s: s}, accept() }); err != nil {
+	if err := run(func() (io.Reader, error) { return &frameReader{s: s}, accept() }); err != nil {
 		return err
 	}
 	return s.SendJSON(api.FrameExit, api.Exit{})

@@ -78,7 +78,7 @@ func checkLimits(p api.Process) error {
 
 // checkOptions checks what surrounds a process.
 func checkOptions(req api.CreateRequest) error {
-	for what, n := range map[string]int{"sysctls": len(req.Sysctls), "tmpfs mounts": len(req.Tmpfs), "extra hosts": len(req.ExtraHosts)} {
+	for what, n := range map[string]int{"sysctls": len(req.Sysctls), "tmpfs mounts": len(req.Tmpfs), "mounts": len(req.Mounts), "extra hosts": len(req.ExtraHosts)} {
 		if n > MaxOptions {
 			return fmt.Errorf("%w: %d %s, want at most %d", errs.ErrInvalid, n, what, MaxOptions)
 		}
@@ -90,6 +90,9 @@ func checkOptions(req api.CreateRequest) error {
 		if err := checkTmpfs(t); err != nil {
 			return err
 		}
+	}
+	if err := checkMounts(req); err != nil {
+		return err
 	}
 	for name, value := range req.Sysctls {
 		if err := checkSysctl(name, value); err != nil {
@@ -108,15 +111,47 @@ func checkOptions(req api.CreateRequest) error {
 }
 
 func checkTmpfs(t api.Tmpfs) error {
-	if !strings.HasPrefix(t.Path, "/") || len(t.Path) >= 4096 || strings.IndexByte(t.Path, 0) >= 0 {
-		return fmt.Errorf("tmpfs %.80q: %w: want an absolute path", t.Path, errs.ErrInvalid)
-	}
-	switch clean := path.Clean(t.Path); {
-	case clean == "/", clean == "/dev", clean == "/proc", clean == "/sys", strings.HasPrefix(clean, "/proc/"), strings.HasPrefix(clean, "/sys/"):
-		return fmt.Errorf("tmpfs %.80q: %w: the container's own file systems are there", t.Path, errs.ErrInvalid)
+	if err := checkTarget("tmpfs", t.Path); err != nil {
+		return err
 	}
 	if t.Size < 0 || t.Mode > 0o7777 {
 		return fmt.Errorf("tmpfs %.80q: %w size %d or mode %o", t.Path, errs.ErrInvalid, t.Size, t.Mode)
+	}
+	return nil
+}
+
+func checkTarget(what, target string) error {
+	if !strings.HasPrefix(target, "/") || len(target) >= 4096 || strings.IndexByte(target, 0) >= 0 {
+		return fmt.Errorf("%s %.80q: %w: want an absolute path", what, target, errs.ErrInvalid)
+	}
+	switch clean := path.Clean(target); {
+	case clean == "/", clean == "/dev", clean == "/proc", clean == "/sys", strings.HasPrefix(clean, "/proc/"), strings.HasPrefix(clean, "/sys/"):
+		return fmt.Errorf("%s %.80q: %w: the container's own file systems are there", what, target, errs.ErrInvalid)
+	}
+	return nil
+}
+
+// checkMounts checks the mounts, of which no two may have one target.
+func checkMounts(req api.CreateRequest) error {
+	targets := make(map[string]bool)
+	for _, m := range req.Mounts {
+		if err := checkTarget("mount", m.Target); err != nil {
+			return err
+		}
+		clean := path.Clean(m.Target)
+		if targets[clean] {
+			return fmt.Errorf("mount %.80q: %w: something else is mounted there", m.Target, errs.ErrInvalid)
+		}
+		targets[clean] = true
+		if m.Kind != api.MountVolume {
+			return fmt.Errorf("mount %.80q: %w kind %.40q", m.Target, errs.ErrInvalid, m.Kind)
+		}
+		if err := checkID("volume", m.Source); err != nil {
+			return err
+		}
+		if s := m.SubPath; len(s) >= 4096 || strings.IndexByte(s, 0) >= 0 {
+			return fmt.Errorf("mount %.80q: %w sub-path %.80q", m.Target, errs.ErrInvalid, s)
+		}
 	}
 	return nil
 }

@@ -1,0 +1,194 @@
+package container
+
+import (
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/arcboxlabs/arcbox-go/agent/api"
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/volume"
+)
+
+// MountType says what a Mount is of.
+type MountType string
+
+// The types of mounts.
+const (
+	MountVolume MountType = "volume"
+)
+
+// Mount is what a caller wants to have mounted into a container.
+type Mount struct {
+	Type     MountType `json:"type"`
+	Source   string    `json:"source,omitempty"` // name of a volume, "" is an anonymous one
+	Target   string    `json:"target"`
+	SubPath  string    `json:"sub_path,omitempty"`
+	ReadOnly bool      `json:"read_only,omitempty"`
+	NoCopy   bool      `json:"no_copy,omitempty"` // of a volume
+}
+
+// MountPoint is a mount of a container as it came to be.
+type MountPoint struct {
+	Type      MountType `json:"type"`
+	Name      string    `json:"name,omitempty"`      // of the volume
+	VolumeID  string    `json:"volume_id,omitempty"` // of its data
+	Anonymous bool      `json:"anonymous,omitempty"` // the volume was made for this container
+	Target    string    `json:"target"`
+	SubPath   string    `json:"sub_path,omitempty"`
+	ReadOnly  bool      `json:"read_only,omitempty"`
+	NoCopy    bool      `json:"no_copy,omitempty"`
+}
+
+// maxPath is what Linux takes for a path in bytes, the zero byte at its end included.
+const maxPath = 4096
+
+// checkMounts checks the mounts and those of Tmpfs together: no two may have one target.
+func checkMounts(s Spec) error {
+	targets := make(map[string]bool)
+	take := func(target string) error {
+		clean := path.Clean(target)
+		if targets[clean] {
+			return fmt.Errorf("%w: two mounts have the target %q: leave one out", errs.ErrConflict, clip(target))
+		}
+		targets[clean] = true
+		return nil
+	}
+	for _, t := range s.Tmpfs {
+		if err := take(t.Path); err != nil {
+			return err
+		}
+	}
+	for _, m := range s.Mounts {
+		if err := m.validate(); err != nil {
+			return err
+		}
+		if err := take(m.Target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m Mount) validate() error {
+	if err := checkTarget(m.Target); err != nil {
+		return err
+	}
+	if err := checkSubPath(m.SubPath); err != nil {
+		return err
+	}
+	switch m.Type {
+	case MountVolume:
+		if m.Source != "" {
+			return volume.CheckName(m.Source)
+		}
+		if m.SubPath != "" {
+			return invalid("sub-path of a mount", m.SubPath, "a volume that nobody has named is empty; name one")
+		}
+		return nil
+	}
+	return invalid("type of a mount", string(m.Type), "use "+string(MountVolume))
+}
+
+// checkTarget checks where something is mounted.
+func checkTarget(target string) error {
+	if !strings.HasPrefix(target, "/") || len(target) >= maxPath || strings.ContainsRune(target, 0) {
+		return invalid("target of a mount", clip(target), "use an absolute path")
+	}
+	switch clean := path.Clean(target); {
+	case clean == "/", clean == "/dev", clean == "/proc", clean == "/sys", strings.HasPrefix(clean, "/proc/"), strings.HasPrefix(clean, "/sys/"):
+		return invalid("target of a mount", clip(target), "the container's own file systems are there; use another path")
+	}
+	return nil
+}
+
+func checkSubPath(p string) error {
+	clean := path.Clean(p)
+	if p != "" && (path.IsAbs(p) || clean == ".." || strings.HasPrefix(clean, "../")) || len(p) >= maxPath || strings.ContainsRune(p, 0) {
+		return invalid("sub-path of a mount", clip(p), "use a relative path that does not lead out of the source")
+	}
+	return nil
+}
+
+// checkPoints checks the mounts of a record.
+func checkPoints(points []MountPoint) error {
+	for _, p := range points {
+		if err := (Mount{Type: p.Type, Source: p.Name, Target: p.Target, SubPath: p.SubPath}).validate(); err != nil {
+			return err
+		}
+		if !idPattern.MatchString(p.VolumeID) {
+			return invalid("volume id", clip(p.VolumeID), "use 64 hexadecimal digits")
+		}
+	}
+	return nil
+}
+
+// takeVolumes notes which volumes a container uses, makes those that do not exist, and returns all mounts of the container.
+// An image's volumes are anonymous ones, where the spec mounts nothing there.
+func (m *Manager) takeVolumes(id, name string, s Spec, declared map[string]struct{}) ([]MountPoint, error) {
+	mounts := slices.Clone(s.Mounts)
+	taken := make(map[string]bool)
+	for _, t := range s.Tmpfs {
+		taken[path.Clean(t.Path)] = true
+	}
+	for _, mnt := range mounts {
+		taken[path.Clean(mnt.Target)] = true
+	}
+	for _, target := range slices.Sorted(maps.Keys(declared)) {
+		target = path.Clean("/" + target)
+		if taken[target] || len(mounts) == maxList {
+			continue
+		}
+		if err := checkTarget(target); err != nil {
+			return nil, fmt.Errorf("volume of the image: %w", err)
+		}
+		taken[target] = true
+		mounts = append(mounts, Mount{Type: MountVolume, Target: target})
+	}
+	var want []volume.Want
+	for _, mnt := range mounts {
+		if mnt.Type == MountVolume {
+			want = append(want, volume.Want{Name: mnt.Source})
+		}
+	}
+	volumes, err := m.cfg.Volumes.Use(id, name, want)
+	if err != nil {
+		return nil, err
+	}
+	points := make([]MountPoint, len(mounts))
+	for i, mnt := range mounts {
+		points[i] = MountPoint{Type: mnt.Type, Target: path.Clean(mnt.Target), SubPath: mnt.SubPath, ReadOnly: mnt.ReadOnly, NoCopy: mnt.NoCopy}
+		if mnt.Type == MountVolume {
+			v := volumes[0]
+			volumes = volumes[1:]
+			points[i].Name, points[i].VolumeID, points[i].Anonymous = v.Name, v.ID, v.Anonymous
+		}
+	}
+	return points, nil
+}
+
+// restoreVolumes notes which volumes a container of an earlier program uses.
+func (m *Manager) restoreVolumes(i Info) {
+	var names []string
+	for _, p := range i.Mounts {
+		if p.Type == MountVolume {
+			names = append(names, p.Name)
+		}
+	}
+	if len(names) > 0 {
+		m.cfg.Volumes.Restore(i.ID, i.Name, names)
+	}
+}
+
+// compileMounts makes the guest's mounts.
+func compileMounts(points []MountPoint) []api.Mount {
+	var out []api.Mount
+	for _, p := range points {
+		out = append(out, api.Mount{
+			Kind: api.MountVolume, Source: p.VolumeID, SubPath: p.SubPath, Target: p.Target, ReadOnly: p.ReadOnly, NoCopy: p.NoCopy,
+		})
+	}
+	return out
+}
