@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/ext4"
 	"github.com/arcboxlabs/arcbox-go/internal/image/imagetest"
 	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/require"
@@ -58,48 +59,66 @@ func requireClean(t testing.TB, path string) {
 	require.NoError(t, err, string(out))
 }
 
-// listExt4 returns the names below the root, each with its type, mode and what tells the content: a file's bytes, a
-// link's target, a device's number.
+// listExt4 returns the names below the root, each with its type and what tells the content: a file's bytes, a link's
+// target, and how many names it has.
 func listExt4(t testing.TB, path string) map[string]string {
 	t.Helper()
 	out := map[string]string{}
-	var walk func(at string)
-	walk = func(at string) {
-		list, err := exec.Command("/sbin/debugfs", "-R", "ls -p \""+at+"\"", path).Output()
-		require.NoError(t, err)
-		for line := range strings.Lines(string(list)) {
-			f := strings.Split(strings.TrimSpace(line), "/") // /inode/mode/uid/gid/name/size/
-			if len(f) < 7 || f[5] == "." || f[5] == ".." || f[1] == "0" {
-				continue
+	walkExt4(t, path, func(name string, v *ext4.Volume, n *ext4.Inode) {
+		switch n.Type() {
+		case ext4.TypeDir:
+			out[name] = fmt.Sprintf("dir %04o", n.Mode&^ext4.TypeMask)
+			if attrs, err := v.Attrs(n); err != nil || attrs[overlayOpaque] == "y" {
+				require.NoError(t, err)
+				out[name] += " opaque"
 			}
-			name := strings.TrimPrefix(at+"/"+f[5], "/")
-			stat, err := exec.Command("/sbin/debugfs", "-R", "stat \"/"+name+"\"", path).Output()
+		case ext4.TypeFile:
+			r, err := v.File(n)
 			require.NoError(t, err)
-			switch f[2][:2] {
-			case "04":
-				out[name] = "dir " + f[2][2:]
-				if bytes.Contains(stat, []byte("trusted.overlay.opaque (1) = \"y\"")) {
-					out[name] += " opaque"
-				}
-				walk("/" + name)
-			case "10":
-				out[name] = "file " + string(readExt4(t, path, "\"/"+name+"\""))
-			case "12":
-				_, target, _ := strings.Cut(string(stat), "Fast link dest: \"")
-				target, _, _ = strings.Cut(target, "\"")
-				out[name] = "link " + target
-			case "02":
-				out[name] = "device"
-			default:
-				out[name] = "mode " + f[2]
-			}
-			if strings.Contains(string(stat), "Links: 2") && f[2][:2] != "04" {
-				out[name] += " x2"
-			}
+			data, err := io.ReadAll(r)
+			require.NoError(t, err)
+			out[name] = "file " + string(data)
+		case ext4.TypeSymlink:
+			target, err := v.Link(n)
+			require.NoError(t, err)
+			out[name] = "link " + target
+		case ext4.TypeChar:
+			out[name] = "device"
+		default:
+			out[name] = fmt.Sprintf("mode %06o", n.Mode)
 		}
-	}
-	walk("")
+		if n.Links == 2 && n.Type() != ext4.TypeDir {
+			out[name] += " x2"
+		}
+	})
+	delete(out, "")
 	return out
+}
+
+// walkExt4 calls do for every name of a layer image, with "" for the root.
+func walkExt4(t testing.TB, path string, do func(name string, v *ext4.Volume, n *ext4.Inode)) {
+	t.Helper()
+	f, err := os.Open(path)
+	require.NoError(t, err)
+	defer func() { _ = f.Close() }()
+	v, err := ext4.Open(f)
+	require.NoError(t, err)
+	var walk func(at string, n *ext4.Inode)
+	walk = func(at string, n *ext4.Inode) {
+		do(at, v, n)
+		if n.Type() != ext4.TypeDir {
+			return
+		}
+		require.NoError(t, v.ReadDir(n, func(name string, number uint32) bool {
+			child, err := v.Inode(number)
+			require.NoError(t, err)
+			walk(strings.TrimPrefix(at+"/"+name, "/"), child)
+			return true
+		}))
+	}
+	root, err := v.Root()
+	require.NoError(t, err)
+	walk("", root)
 }
 
 func TestLayerHoldsWhatAnExtractionWouldMake(t *testing.T) {
