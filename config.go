@@ -40,6 +40,7 @@ type Config struct {
 	Lifecycle LifecycleConfig // when the machine starts and stops; the zero value works
 	Boot      BootConfig      // what the machine boots from; the zero value works
 	Registry  RegistryConfig  // how registries are spoken to; the zero value works
+	Images    ImagesConfig    // what images may ask of the host; the zero value works
 
 	// Logger gets what is worth telling and is not returned as an error. nil is silent.
 	Logger *slog.Logger
@@ -139,6 +140,33 @@ type RegistryConfig struct {
 	Parallel int
 }
 
+// ImagesConfig bounds what an image may ask of the host: one that asks for more is ErrInvalid. Zero is the default.
+type ImagesConfig struct {
+	// LayerSize is how many bytes of files one layer may hold, uncompressed. 0 is 16 GiB; more than 8 TiB is 8 TiB.
+	LayerSize int64
+	// LayerEntries is how many names one layer may have. 0 is 1,000,000.
+	LayerEntries int
+	// Layers is how many layers one image may have. 0 is 127.
+	Layers int
+	// BlobSize is how many bytes one layer may have as it comes, compressed or not. 0 is 16 GiB.
+	BlobSize int64
+}
+
+func (c ImagesConfig) check() error {
+	for _, f := range []struct {
+		name  string
+		value int64
+	}{
+		{"LayerSize", c.LayerSize}, {"LayerEntries", int64(c.LayerEntries)}, {"Layers", int64(c.Layers)},
+		{"BlobSize", c.BlobSize},
+	} {
+		if f.value < 0 {
+			return fmt.Errorf("%w Config.Images.%s %d: use a positive number, or 0 for the default", errs.ErrInvalid, f.name, f.value)
+		}
+	}
+	return nil
+}
+
 const (
 	defaultMemory      = 1 << 30
 	minMemory          = 128 << 20
@@ -190,6 +218,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Registry.Parallel < 0 || c.Registry.Parallel > 64 {
 		return c, fmt.Errorf("%w Config.Registry.Parallel %d: use 1 to 64, or 0 for the default", errs.ErrInvalid, c.Registry.Parallel)
+	}
+	if err := c.Images.check(); err != nil {
+		return c, err
 	}
 	if c.Lifecycle.IdleTimeout == 0 {
 		c.Lifecycle.IdleTimeout = defaultIdleTimeout

@@ -155,28 +155,26 @@ func (r *Runtime) create(ctx context.Context, spec ContainerSpec, opts CreateOpt
 	if err := s.Validate(); err != nil {
 		return container.Info{}, err
 	}
-	switch opts.Pull {
-	case PullNever:
-	case PullAlways:
-		if _, err := r.pull(ctx, spec.Image, PullOptions{Progress: opts.PullProgress}); err != nil {
-			return container.Info{}, err
-		}
-	case PullMissing:
-		if err := r.pullMissing(ctx, spec.Image, opts); err != nil {
-			return container.Info{}, err
-		}
-	default:
-		return container.Info{}, fmt.Errorf("%w pull policy %q: use always, never, or none", ErrInvalid, opts.Pull)
+	if err := r.ensureImage(ctx, spec.Image, opts.Pull, opts.PullProgress); err != nil {
+		return container.Info{}, err
 	}
 	return r.containers.Create(ctx, s)
 }
 
-func (r *Runtime) pullMissing(ctx context.Context, ref string, opts CreateOptions) error {
-	_, err := r.images.Get(ctx, ref)
-	if !errors.Is(err, ErrNotFound) {
-		return err
+// ensureImage fetches an image as the policy says.
+func (r *Runtime) ensureImage(ctx context.Context, ref string, policy PullPolicy, progress func(PullProgress)) error {
+	switch policy {
+	case PullNever:
+		return nil
+	case PullMissing:
+		if _, err := r.images.Get(ctx, ref); !errors.Is(err, ErrNotFound) {
+			return err
+		}
+	case PullAlways:
+	default:
+		return fmt.Errorf("%w pull policy %q: use always, never, or none", ErrInvalid, policy)
 	}
-	_, err = r.pull(ctx, ref, PullOptions{Progress: opts.PullProgress})
+	_, err := r.pull(ctx, ref, PullOptions{Progress: progress})
 	return err
 }
 

@@ -66,8 +66,11 @@ func New(cfg Config) (*Runtime, error) {
 		Platform: ocispec.Platform{OS: "linux", Architecture: cfg.VM.Arch},
 		Keychain: cfg.Registry.Keychain, Transport: cfg.Registry.Transport,
 		Mirrors: cfg.Registry.Mirrors, CA: cfg.Registry.CA, Proxy: cfg.Registry.Proxy,
-		Limits: image.Limits{Parallel: cfg.Registry.Parallel},
 		PlainHTTP: func(host string) bool { return slices.Contains(cfg.Registry.PlainHTTP, host) },
+		Limits: image.Limits{
+			LayerSize: cfg.Images.LayerSize, LayerEntries: cfg.Images.LayerEntries, Layers: cfg.Images.Layers,
+			BlobSize: cfg.Images.BlobSize, Parallel: cfg.Registry.Parallel,
+		},
 	})
 	if err != nil {
 		return nil, opError("New", "", err)

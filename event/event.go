@@ -35,6 +35,7 @@ const (
 	ImagePulled    Kind = "image.pulled"
 	ImageLoaded    Kind = "image.loaded"
 	ImageCommitted Kind = "image.committed"
+	ImageBuilt     Kind = "image.built"
 	ImageTagged    Kind = "image.tagged"
 	ImageRemoved   Kind = "image.removed"
 )

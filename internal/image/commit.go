@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"strings"
 	"time"
 
@@ -45,16 +44,9 @@ func (s *Store) Commit(ctx context.Context, base Image, layer io.Reader, o Commi
 }
 
 func (s *Store) commit(ctx context.Context, base Image, layer io.Reader, o CommitOptions) (Image, error) {
-	names := make([]string, len(o.Names))
-	for i, n := range o.Names {
-		named, err := parseRef(n)
-		if err != nil {
-			return Image{}, err
-		}
-		if digestOf(named) != "" {
-			return Image{}, fmt.Errorf("name %q has a digest: %w", n, errs.ErrInvalid)
-		}
-		names[i] = named.String()
+	names, err := newNames(o.Names)
+	if err != nil {
+		return Image{}, err
 	}
 	rec, err := s.resolve(base.ID.String())
 	if err != nil {
@@ -71,21 +63,16 @@ func (s *Store) commit(ctx context.Context, base Image, layer io.Reader, o Commi
 	if err != nil {
 		return Image{}, err
 	}
-	if config, err = committedConfig(config, added.DiffID, o, time.Now().UTC()); err != nil {
+	change := configChange{change: o.Change, layers: []digest.Digest{added.DiffID}, author: o.Author, created: time.Now().UTC()}
+	change.history = []ocispec.History{change.entry(o.CreatedBy, o.Comment)}
+	if config, err = change.apply(config); err != nil {
 		return Image{}, err
 	}
 	next, err := s.writeImage(ctx, config, append(rec.Layers[:len(rec.Layers):len(rec.Layers)], added), rec.Platform)
 	if err != nil {
 		return Image{}, err
 	}
-	if err := s.save(ctx, next, names, next.Manifest.Digest); err != nil {
-		return Image{}, err
-	}
-	refs, err := s.refs(func(error) {})
-	if err != nil {
-		return Image{}, err
-	}
-	return s.image(next, refs[next.ID])
+	return s.publish(ctx, next, names)
 }
 
 // keepLayer brings a layer whose digest is not known into the store and makes its image.
@@ -141,64 +128,6 @@ func (s *Store) diffID(ctx context.Context, d digest.Digest) (_ digest.Digest, m
 		return got, ocispec.MediaTypeImageLayerGzip, nil
 	}
 	return got, ocispec.MediaTypeImageLayerZstd, nil
-}
-
-// committedConfig is the configuration of a base with a layer more.
-func committedConfig(base []byte, diffID digest.Digest, o CommitOptions, now time.Time) ([]byte, error) {
-	parsed, err := parseConfig(base)
-	if err != nil {
-		return nil, err
-	}
-	var doc, config map[string]json.RawMessage
-	if err := json.Unmarshal(base, &doc); err != nil {
-		return nil, fmt.Errorf("configuration: %w (%w)", err, errs.ErrInvalid)
-	}
-	if raw := doc["config"]; len(raw) > 0 {
-		if err := json.Unmarshal(raw, &config); err != nil {
-			return nil, fmt.Errorf("configuration: %w (%w)", err, errs.ErrInvalid)
-		}
-	}
-	before, err := fields(parsed.Config)
-	if err != nil {
-		return nil, err
-	}
-	if o.Change != nil {
-		o.Change(&parsed.Config)
-	}
-	after, err := fields(parsed.Config)
-	if err != nil {
-		return nil, err
-	}
-	if config == nil {
-		config = map[string]json.RawMessage{}
-	}
-	maps.DeleteFunc(config, func(k string, _ json.RawMessage) bool { return before[k] != nil })
-	maps.Copy(config, after)
-	parsed.RootFS.Type = "layers"
-	parsed.RootFS.DiffIDs = append(parsed.RootFS.DiffIDs, diffID)
-	history := append(parsed.History, ocispec.History{Created: &now, CreatedBy: o.CreatedBy, Author: o.Author, Comment: o.Comment})
-	set := map[string]any{"config": config, "rootfs": parsed.RootFS, "history": history, "created": now}
-	if o.Author != "" {
-		set["author"] = o.Author
-	}
-	for k, v := range set {
-		if doc[k], err = json.Marshal(v); err != nil {
-			return nil, fmt.Errorf("encode configuration: %w", err)
-		}
-	}
-	return json.Marshal(doc)
-}
-
-// fields are the fields of a value that its JSON has.
-func fields(v any) (out map[string]json.RawMessage, err error) {
-	data, err := json.Marshal(v)
-	if err == nil {
-		err = json.Unmarshal(data, &out)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("encode configuration: %w", err)
-	}
-	return out, nil
 }
 
 // writeImage stores the configuration and the manifest of an image and returns its record.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/image/imagetest"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
 )
@@ -70,8 +71,11 @@ func TestCommitKeepsWhatItDoesNotKnow(t *testing.T) {
 	old := `{"architecture":"amd64","os":"linux","x":{"y":[1]},"config":{"User":"u","Healthcheck":{"Test":["NONE"]},"OnBuild":["RUN x"]},
 		"rootfs":{"type":"layers","diff_ids":[]},"history":[{"comment":"first"}]}`
 	diffID := imagetest.Plain([]byte("x")).DiffID()
-	data, err := committedConfig([]byte(old), diffID, CommitOptions{
-		Comment: "second", Change: func(c *ocispec.ImageConfig) { c.User, c.WorkingDir = "", "/w" }}, time.Unix(0, 0))
+	change := configChange{
+		layers: []digest.Digest{diffID}, history: []ocispec.History{{Comment: "second"}}, created: time.Unix(0, 0),
+		change: func(c *ocispec.ImageConfig) { c.User, c.WorkingDir = "", "/w" },
+	}
+	data, err := change.apply([]byte(old))
 	require.NoError(t, err)
 	var got map[string]any
 	require.NoError(t, json.Unmarshal(data, &got))

@@ -148,3 +148,24 @@ func diskACL(v string) (string, bool) {
 	}
 	return string(out), true
 }
+
+// xattrACL is the reverse of diskACL. It returns "" for what is no ACL.
+func xattrACL(v string) string {
+	b := []byte(v)
+	if len(b) < 4 || binary.LittleEndian.Uint32(b) != aclVersionDisk {
+		return ""
+	}
+	out := binary.LittleEndian.AppendUint32(nil, aclVersionXattr)
+	for b = b[4:]; len(b) >= 4; {
+		tag, id, size := binary.LittleEndian.Uint16(b), uint32(math.MaxUint32), 4
+		if tag == aclUser || tag == aclGroup {
+			if len(b) < 8 {
+				return ""
+			}
+			id, size = binary.LittleEndian.Uint32(b[4:]), 8
+		}
+		out = binary.LittleEndian.AppendUint32(append(out, b[:4]...), id)
+		b = b[size:]
+	}
+	return string(out)
+}
