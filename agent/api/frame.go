@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // FrameType says what a frame carries.
@@ -31,21 +32,27 @@ const (
 const MaxFrame = 1 << 20
 
 // ChunkSize is how many bytes of a process's input or output go into one frame at most.
-const ChunkSize = 32 << 10
+const ChunkSize = 64 << 10
 
 const headerSize = 5 // type, then length in 4 bytes, big endian
 
 // WriteFrame writes one frame with a single call to w.Write.
 func WriteFrame(w io.Writer, t FrameType, payload []byte) error {
-	if len(payload) > MaxFrame {
-		return fmt.Errorf("write frame %d: %d bytes are more than %d", t, len(payload), MaxFrame)
-	}
-	b := make([]byte, headerSize+len(payload))
-	b[0] = byte(t)
-	binary.BigEndian.PutUint32(b[1:], uint32(len(payload)))
-	copy(b[headerSize:], payload)
-	_, err := w.Write(b)
+	_, err := writeFrame(w, nil, t, payload)
 	return err
+}
+
+// writeFrame is WriteFrame with memory for the frame, which it returns, grown where that was needed.
+func writeFrame(w io.Writer, b []byte, t FrameType, payload []byte) ([]byte, error) {
+	if len(payload) > MaxFrame {
+		return b, fmt.Errorf("write frame %d: %d bytes are more than %d", t, len(payload), MaxFrame)
+	}
+	b = slices.Grow(b[:0], headerSize+len(payload))
+	b = append(b, byte(t))
+	b = binary.BigEndian.AppendUint32(b, uint32(len(payload)))
+	b = append(b, payload...)
+	_, err := w.Write(b)
+	return b, err
 }
 
 // ReadFrame reads one frame. It returns io.EOF where r ends before a frame and io.ErrUnexpectedEOF where it ends in one.

@@ -105,6 +105,7 @@ func DecodeError(p []byte) error {
 type Stream struct {
 	conn net.Conn
 	wmu  sync.Mutex
+	buf  []byte // of the frame that is sent; under wmu
 	once sync.Once
 	err  error
 
@@ -118,7 +119,11 @@ func NewStream(conn net.Conn) *Stream { return &Stream{conn: conn} }
 func (s *Stream) Send(t FrameType, payload []byte) error {
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
-	return WriteFrame(s.conn, t, payload)
+	var err error
+	if s.buf, err = writeFrame(s.conn, s.buf, t, payload); cap(s.buf) > 2*ChunkSize {
+		s.buf = nil
+	}
+	return err
 }
 
 // SendJSON writes one frame with v encoded as JSON.

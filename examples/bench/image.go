@@ -29,7 +29,7 @@ func (b *suite) prepare() error {
 	b.archive = filepath.Join(b.dir, "bench.tar")
 	if _, err := writeImage(b.archive, imageName, []file{
 		{name: "bin/busybox", data: busybox, mode: 0o755}, {name: "bin/true", link: "busybox"}, {name: "bin/echo", link: "busybox"},
-		{name: "bin/sleep", link: "busybox"}, {name: "bin/head", link: "busybox"},
+		{name: "bin/sleep", link: "busybox"}, {name: "bin/dd", link: "busybox"},
 	}); err != nil {
 		return err
 	}

@@ -11,6 +11,9 @@ import (
 	"github.com/arcboxlabs/arcbox-go/internal/guest/engine"
 )
 
+// outputPipe is how many bytes of output a pipe holds.
+const outputPipe = 256 << 10
+
 // ends are both ends of a process's stdio.
 type ends struct {
 	agent engine.Stdio
@@ -75,6 +78,8 @@ func openStdio(p api.Process, pts int, owner user) (*ends, error) {
 			return fail(err)
 		}
 		e.child[i+1] = w
+		// Best effort: where both sides have more to do at a time, they wake one another less often.
+		_, _ = unix.FcntlInt(uintptr(r), unix.F_SETPIPE_SZ, outputPipe)
 		if err := unix.SetNonblock(r, true); err != nil {
 			unix.Close(r)
 			return fail(err)

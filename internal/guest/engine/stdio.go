@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"sync"
@@ -91,8 +92,8 @@ func (o *stdio) pump(kind api.FrameType, r Reader) {
 		if n > 0 && o.log != nil {
 			o.log.Write(kind == api.FrameStderr, time.Now(), buf[:n])
 		}
-		if n > 0 {
-			o.publish(chunk{kind, append([]byte(nil), buf[:n]...)})
+		if n > 0 && o.publish(kind, buf[:n]) {
+			buf = make([]byte, api.ChunkSize)
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) && !ended {
 			continue // finish cut this read short: once more, in case there is something
@@ -103,17 +104,27 @@ func (o *stdio) pump(kind api.FrameType, r Reader) {
 	}
 }
 
-func (o *stdio) publish(c chunk) {
+// publish hands p to the subscribers. It returns whether they keep p itself, and not a copy: p must not change then.
+func (o *stdio) publish(kind api.FrameType, p []byte) (kept bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for !o.ended && o.full() {
 		o.space.Wait()
 	}
+	if len(o.subs) == 0 {
+		return false
+	}
+	kept = len(p) > api.ChunkSize/2 // a queue of small ones must not hold large memory
+	if !kept {
+		p = bytes.Clone(p)
+	}
+	c := chunk{kind, p}
 	for s := range o.subs {
 		s.queue = append(s.queue, c)
 		s.queued += len(c.data) + frameCost
 		s.wake.Signal()
 	}
+	return kept
 }
 
 func (o *stdio) full() bool {

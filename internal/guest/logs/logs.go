@@ -25,6 +25,7 @@ import (
 const (
 	blockSize  = 32 << 10
 	headerSize = 4 + 2 + 1 + 8
+	maxWrite   = 2 * blockSize // bytes that go into the file at once
 
 	flagStderr = 1 << 0
 	flagStart  = 1 << 1 // the payload begins a line of its stream
@@ -87,7 +88,7 @@ func (l *Log) Write(stderr bool, at time.Time, p []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for len(p) > 0 && !l.closed {
-		n := min(len(p), blockSize)
+		n := min(len(p), maxWrite)
 		if err := l.write(stderr, at, p[:n]); err != nil {
 			l.lost += uint64(n)
 			l.middle = [2]bool{} // what comes next is not the rest of what came before
@@ -121,7 +122,7 @@ func (l *Log) Close() {
 	}
 }
 
-// write keeps p, at most a block, and before it the count of what was lost.
+// write keeps p, at most maxWrite bytes, and before it the count of what was lost.
 func (l *Log) write(stderr bool, at time.Time, p []byte) error {
 	if err := l.open(int64(len(p))); err != nil {
 		return err
