@@ -42,6 +42,11 @@ type Config struct {
 	Registry  RegistryConfig  // how registries are spoken to; the zero value works
 	Images    ImagesConfig    // what images may ask of the host; the zero value works
 
+	// LockTimeout is how long is waited for a machine that another process has, after which the error is ErrInUse. 0 does
+	// not wait, and gives a Runtime whose default machine another one has, in whatever process, a default machine of its
+	// own, which ends with it. Less than 0 does not wait, and makes that ErrInUse of New.
+	LockTimeout time.Duration
+
 	// Logger gets what is worth telling and is not returned as an error. nil is silent.
 	Logger *slog.Logger
 }
@@ -91,8 +96,9 @@ type NetworkConfig struct{}
 
 // LifecycleConfig says when the machine stops.
 type LifecycleConfig struct {
-	// IdleTimeout is how long the machine runs on after the last container was removed. 0 is 5 minutes. Negative is for
-	// ever, until Close.
+	// IdleTimeout is how long a machine runs on that nobody uses: no container of it runs, no call to it is in progress,
+	// and nobody holds it. A container that was created and not started yet uses it, and so does one that has exited where
+	// what it wrote is in the machine's memory. 0 is 5 minutes. Negative is for ever, until StopMachine or Close.
 	IdleTimeout time.Duration
 }
 

@@ -41,7 +41,7 @@ type ContainerInfo struct {
 	Name         string
 	Image        string // as the spec named it
 	ImageID      string // digest of the image's config
-	Machine      string // name of the machine it runs in, or ran in last
+	Machine      string // name of the machine it belongs to
 	State        ContainerState
 	Created      time.Time
 	Started      time.Time // the last time; zero before the first start
@@ -333,8 +333,8 @@ func (r *Runtime) InspectContainer(ctx context.Context, ref string) (ContainerIn
 // guest is the machine as the containers see it.
 type guest struct{ *machine.Machine }
 
-// Persistent implements container.Machine: what containers write is in the machine's memory.
-func (g guest) Persistent() bool { return false }
+// Persistent implements container.Machine.
+func (g guest) Persistent() bool { return g.HasDisk() }
 
 var _ container.Machine = guest{}
 

@@ -16,9 +16,9 @@ import (
 	"github.com/arcboxlabs/arcbox-go/internal/container"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/image"
+	"github.com/arcboxlabs/arcbox-go/internal/machines"
 	"github.com/arcboxlabs/arcbox-go/internal/seccomp"
 	"github.com/arcboxlabs/arcbox-go/internal/volume"
-	"github.com/arcboxlabs/arcbox-go/lifecycle"
 	"github.com/arcboxlabs/arcbox-go/machine"
 	"github.com/arcboxlabs/arcbox-go/vm"
 	"github.com/arcboxlabs/arcbox-go/vm/qemu"
@@ -32,8 +32,7 @@ type Runtime struct {
 	images     *image.Store
 	containers *container.Manager
 	volumes    *volume.Manager
-	machine    *lifecycle.Supervisor[*machine.Machine]
-	dir        *machine.Dir // of the machine; that of others only where it is private
+	machines   *machines.Manager[*machine.Machine]
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -45,9 +44,6 @@ type Runtime struct {
 	gone      chan struct{} // closed when nothing of the Runtime is left
 	closeErr  error
 }
-
-// defaultMachine is the name of the machine that containers run in.
-const defaultMachine = "default"
 
 // New makes a Runtime. It makes the data directory where it does not exist, boots nothing and touches no network.
 //
@@ -77,47 +73,41 @@ func New(cfg Config) (*Runtime, error) {
 	}
 	r := &Runtime{cfg: cfg, images: images, gone: make(chan struct{})}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	if err := r.openContainers(); err != nil {
+	if err := r.openMachines(); err != nil {
 		r.cancel()
 		return nil, opError("New", "", errors.Join(err, images.Close()))
 	}
-	r.machine = lifecycle.New(lifecycle.Options[*machine.Machine]{
-		Start: r.startMachine, IdleTimeout: cfg.Lifecycle.IdleTimeout, OnState: r.publishMachine,
-	})
 	return r, nil
 }
 
-// openContainers takes the directory of the default machine and makes the manager of the containers. Machine and records
-// belong to the first Runtime that is open on a data directory; another one has a machine and containers of its own, which
-// end with it.
-func (r *Runtime) openContainers() error {
-	machines, records := filepath.Join(r.cfg.DataDir, "machines"), filepath.Join(r.cfg.DataDir, "containers")
-	volumes := filepath.Join(r.cfg.DataDir, "volumes")
-	var err error
-	if r.cfg.VM.Ephemeral {
-		records, volumes = "", ""
-		r.dir, err = machine.OpenPrivateDir(machines)
-	} else {
-		r.dir, err = machine.OpenDir(machines, defaultMachine)
-	}
-	if errors.Is(err, errs.ErrInUse) {
-		r.cfg.Logger.Info("this runtime has a machine of its own, and its containers end with it", "why", err)
-		records, volumes = "", ""
-		r.dir, err = machine.OpenPrivateDir(machines)
-	}
-	if err != nil {
-		return err
-	}
-	r.volumes, err = volume.Open(volume.Config{Dir: volumes, Logger: r.cfg.Logger, OnCreate: r.volumeCreated, OnRemove: r.volumeRemoved})
-	if err != nil {
-		return errors.Join(err, r.dir.Close())
-	}
-	r.containers, err = container.NewManager(container.Config{
-		Images: r.images, Volumes: r.volumes, Acquire: r.acquireMachine, Current: r.currentMachine, Seccomp: r.compileSeccomp, Dir: records,
+// openMachines makes the managers of machines and containers. The records of a machine's containers belong to the Runtime
+// that has the machine.
+func (r *Runtime) openMachines() (err error) {
+	vm := r.cfg.VM
+	r.machines, err = machines.New(machines.Config[*machine.Machine]{
+		Dir:         filepath.Join(r.cfg.DataDir, "machines"),
+		Default:     machines.Spec{Name: DefaultMachine, CPUs: vm.CPUs, Memory: vm.Memory, Disk: vm.DiskSize, Ephemeral: vm.Ephemeral},
+		LockTimeout: r.cfg.LockTimeout, IdleTimeout: r.cfg.Lifecycle.IdleTimeout,
+		Start: r.startMachine, Taken: func(name string) error { return r.containers.LoadMachine(name) },
 		Events: &r.events, Logger: r.cfg.Logger,
 	})
 	if err != nil {
-		return errors.Join(err, r.dir.Close())
+		return err
+	}
+	volumes := filepath.Join(r.cfg.DataDir, "volumes")
+	if !r.machines.Keeps(DefaultMachine) {
+		volumes = "" // the records belong to whom the default machine belongs
+	}
+	r.volumes, err = volume.Open(volume.Config{Dir: volumes, Logger: r.cfg.Logger, OnCreate: r.volumeCreated, OnRemove: r.volumeRemoved})
+	if err != nil {
+		return errors.Join(err, r.machines.Close())
+	}
+	r.containers, err = container.NewManager(container.Config{
+		Images: r.images, Volumes: r.volumes, Acquire: r.acquireMachine, Current: r.currentMachine, Keeps: r.machines.Keeps, Seccomp: r.compileSeccomp,
+		Dir: filepath.Join(r.cfg.DataDir, "containers"), Events: &r.events, Logger: r.cfg.Logger,
+	})
+	if err != nil {
+		return errors.Join(err, r.machines.Close())
 	}
 	return nil
 }
@@ -152,21 +142,24 @@ func (c Config) bootConfig() boot.Config {
 	}
 }
 
-// startMachine boots the machine; the supervisor calls it.
-func (r *Runtime) startMachine(ctx context.Context) (*machine.Machine, error) {
-	dir := r.dir
-	if r.cfg.VM.Ephemeral {
+// startMachine boots a machine; its supervisor calls it.
+func (r *Runtime) startMachine(ctx context.Context, s machines.Spec, dir *machine.Dir) (*machine.Machine, error) {
+	if r.cfg.VM.Ephemeral && s.Name == DefaultMachine {
 		dir = nil
 	}
+	known := func() []string { return r.containers.IDs(s.Name) }
+	if r.machines.Keeps(s.Name) && !r.machines.Keeps(DefaultMachine) {
+		known = nil // another process knows the volumes: nothing is swept
+	}
 	return machine.Start(ctx, machine.Config{
-		Name: defaultMachine,
-		Dir:  dir, DiskSize: r.cfg.VM.DiskSize, Known: r.containers.IDs, Volumes: r.volumes.IDs,
+		Name: s.Name,
+		Dir:  dir, DiskSize: s.Disk, Known: known, Volumes: r.volumes.IDs,
 		Driver: r.driver(), Boot: r.cfg.bootConfig(),
-		CPUs: r.cfg.VM.CPUs, Memory: r.cfg.VM.Memory,
+		CPUs: s.CPUs, Memory: s.Memory,
 		Accelerator: r.cfg.VM.Accelerator, Transport: r.cfg.VM.Transport,
 		Template: r.cfg.VM.Template == TemplateAuto,
 		Console:  r.cfg.VM.Console, Logger: r.cfg.Logger,
-		OnBooting: func() { r.events.Publish(event.Event{Kind: event.MachineBooting, Machine: defaultMachine}) },
+		OnBooting: func() { r.events.Publish(event.Event{Kind: event.MachineBooting, Machine: s.Name}) },
 		OnEvent:   r.containers.HandleEvent,
 		OnEnd:     func(m *machine.Machine) { r.containers.HandleEnd(guest{m}) },
 	})
@@ -176,40 +169,19 @@ func (r *Runtime) driver() vm.Driver {
 	return qemu.New(qemu.Config{Binary: r.cfg.VM.QEMU, Logger: r.cfg.Logger})
 }
 
-// acquireMachine starts the machine where it does not run and holds it.
-func (r *Runtime) acquireMachine(ctx context.Context) (container.Machine, func(), error) {
-	m, release, err := r.machine.Acquire(ctx)
+// acquireMachine starts a machine where it does not run and holds it.
+func (r *Runtime) acquireMachine(ctx context.Context, name string) (container.Machine, func(), error) {
+	m, release, err := r.machines.Acquire(ctx, name)
 	if err != nil {
 		return nil, nil, err
 	}
 	return guest{m}, release, nil
 }
 
-// currentMachine returns the machine where it runs.
-func (r *Runtime) currentMachine() (container.Machine, bool) {
-	m, ok := r.machine.Current()
+// currentMachine returns a machine where it runs.
+func (r *Runtime) currentMachine(name string) (container.Machine, bool) {
+	m, ok := r.machines.Current(name)
 	return guest{m}, ok
-}
-
-// publishMachine turns the supervisor's transitions into events.
-func (r *Runtime) publishMachine(t lifecycle.Transition) {
-	kinds := map[lifecycle.State]event.Kind{
-		lifecycle.Starting: event.MachineStarting, lifecycle.Ready: event.MachineReady,
-		lifecycle.Stopping: event.MachineStopping, lifecycle.Stopped: event.MachineStopped,
-		lifecycle.Crashed: event.MachineCrashed, lifecycle.Failed: event.MachineFailed,
-	}
-	kind, ok := kinds[t.To]
-	if !ok {
-		return
-	}
-	e := event.Event{Kind: kind, Machine: defaultMachine, Attributes: map[string]string{}}
-	if t.Err != nil {
-		e.Attributes[event.AttrError] = t.Err.Error()
-	}
-	if t.RetryIn > 0 {
-		e.Attributes[event.AttrRetryIn] = t.RetryIn.String()
-	}
-	r.events.Publish(e)
 }
 
 // EventsOptions tunes Events. The zero value asks for every kind.
@@ -235,7 +207,7 @@ func (r *Runtime) Close() error {
 		r.cancel()
 		r.calls.Wait()
 		r.containers.Close()
-		r.closeErr = opError("Close", "", errors.Join(r.machine.Close(), r.images.Close(), r.dir.Close()))
+		r.closeErr = opError("Close", "", errors.Join(r.machines.Close(), r.images.Close()))
 		r.events.Close()
 	})
 	<-r.gone

@@ -9,6 +9,9 @@ import (
 // ContainerSpec describes a container to make. Only Image is required. A value that cannot work is ErrInvalid, with the
 // field and what it may be, before anything is made.
 type ContainerSpec struct {
+	// Machine is the name of the machine to run in, which is started where it does not run. "" is DefaultMachine.
+	Machine string
+
 	Name  string // unique; letters, digits, '_', '.', '-'; "" is the first 12 characters of the id
 	Image string // reference or id of the image
 
@@ -121,7 +124,7 @@ type HealthCheck struct {
 // compile turns the spec into the one of the layer below.
 func (s ContainerSpec) compile() container.Spec {
 	out := container.Spec{
-		Name: s.Name, Image: s.Image, Entrypoint: s.Entrypoint, Args: s.Args, Env: s.Env, WorkingDir: s.WorkingDir,
+		Name: s.Name, Machine: s.Machine, Image: s.Image, Entrypoint: s.Entrypoint, Args: s.Args, Env: s.Env, WorkingDir: s.WorkingDir,
 		User: s.User, Groups: s.Groups, Hostname: s.Hostname, ExtraHosts: s.ExtraHosts, TTY: s.TTY, Stdin: s.Stdin, Init: s.Init,
 		StopSignal: s.StopSignal, StopTimeout: s.StopTimeout, Labels: s.Labels, AutoRemove: s.AutoRemove,
 		Restart: s.Restart.compile(), Health: (*container.HealthCheck)(s.Health),
@@ -148,7 +151,7 @@ func (p RestartPolicy) compile() container.RestartPolicy {
 // containerSpec turns a spec of the layer below back.
 func containerSpec(s container.Spec) ContainerSpec {
 	out := ContainerSpec{
-		Name: s.Name, Image: s.Image, Entrypoint: s.Entrypoint, Args: s.Args, Env: s.Env, WorkingDir: s.WorkingDir,
+		Name: s.Name, Machine: s.Machine, Image: s.Image, Entrypoint: s.Entrypoint, Args: s.Args, Env: s.Env, WorkingDir: s.WorkingDir,
 		User: s.User, Groups: s.Groups, Hostname: s.Hostname, ExtraHosts: s.ExtraHosts, TTY: s.TTY, Stdin: s.Stdin, Init: s.Init,
 		StopSignal: s.StopSignal, StopTimeout: s.StopTimeout, Labels: s.Labels, AutoRemove: s.AutoRemove,
 		Restart: RestartPolicy{RestartName(s.Restart.Name), s.Restart.MaxRetries}, Health: (*HealthCheck)(s.Health),

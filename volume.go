@@ -171,7 +171,7 @@ func (r *Runtime) ImportVolume(ctx context.Context, name string, archive io.Read
 
 // volumeAgent returns the agent of the machine that has the volumes, which is started where it does not run.
 func (r *Runtime) volumeAgent(ctx context.Context) (*agent.Client, func(), error) {
-	m, release, err := r.machine.Acquire(ctx)
+	m, release, err := r.machines.Acquire(ctx, DefaultMachine)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -179,7 +179,7 @@ func (r *Runtime) volumeAgent(ctx context.Context) (*agent.Client, func(), error
 }
 
 func (r *Runtime) volumeCreated(i volume.Info) {
-	r.events.Publish(event.Event{Kind: event.VolumeCreated, Name: i.Name, Machine: defaultMachine})
+	r.events.Publish(event.Event{Kind: event.VolumeCreated, Name: i.Name, Machine: DefaultMachine})
 }
 
 // dropTimeout bounds the deletion of a volume's data, which is a renaming. What is not deleted is swept at the next start.
@@ -187,14 +187,14 @@ const dropTimeout = 10 * time.Second
 
 // volumeRemoved deletes the data of a volume in a machine that runs. One that does not sweeps it when it starts.
 func (r *Runtime) volumeRemoved(i volume.Info) {
-	r.events.Publish(event.Event{Kind: event.VolumeRemoved, Name: i.Name, Machine: defaultMachine})
+	r.events.Publish(event.Event{Kind: event.VolumeRemoved, Name: i.Name, Machine: DefaultMachine})
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return
 	}
 	r.calls.Go(func() {
-		m, ok := r.machine.Current()
+		m, ok := r.machines.Current(DefaultMachine)
 		if !ok {
 			return
 		}

@@ -55,6 +55,11 @@ const (
 	MachineStopped  Kind = "machine.stopped"
 	MachineCrashed  Kind = "machine.crashed" // it ended without being asked to
 	MachineFailed   Kind = "machine.failed"  // it did not start
+	MachineCreated  Kind = "machine.created"
+	MachineUpdated  Kind = "machine.updated"
+	MachineRemoved  Kind = "machine.removed"
+	MachinePaused   Kind = "machine.paused"
+	MachineResumed  Kind = "machine.resumed"
 )
 
 // Lost stands for events that a slow reader missed. Dropped says how many; Seq and Time are those of the last of them.

@@ -81,6 +81,7 @@ type incarnation[T Target] struct {
 // waiter is a caller of Acquire.
 type waiter[T Target] struct {
 	grant chan grant[T] // has room for one; gets one
+	pin   bool          // wants no hold, but the target to run until Stop
 }
 
 type grant[T Target] struct {
@@ -119,11 +120,22 @@ func New[T Target](opts Options[T]) *Supervisor[T] {
 // The error is that of the start; that of ctx, which ends the wait and not the start; ErrUnavailable where Stop came
 // between; and ErrClosed. With an error release is a function that does nothing.
 func (s *Supervisor[T]) Acquire(ctx context.Context) (target T, release func(), err error) {
-	none := func() {}
 	if err := ctx.Err(); err != nil {
-		return target, none, fmt.Errorf("acquire: %w", err)
+		return target, func() {}, fmt.Errorf("acquire: %w", err)
 	}
-	w := &waiter[T]{grant: make(chan grant[T], 1)}
+	return s.wait(ctx, &waiter[T]{grant: make(chan grant[T], 1)})
+}
+
+// Pin is Acquire for a target that shall run, idle or not, until Stop or Close: it needs no hold, and a RecoveryPolicy
+// starts it anew after a crash. A second call changes nothing.
+func (s *Supervisor[T]) Pin(ctx context.Context) (T, error) {
+	target, _, err := s.wait(ctx, &waiter[T]{grant: make(chan grant[T], 1), pin: true})
+	return target, err
+}
+
+// wait hands a waiter to the owner and waits for its grant.
+func (s *Supervisor[T]) wait(ctx context.Context, w *waiter[T]) (target T, release func(), err error) {
+	none := func() {}
 	select {
 	case s.acquire <- w:
 	case <-s.done:
@@ -135,6 +147,9 @@ func (s *Supervisor[T]) Acquire(ctx context.Context) (target T, release func(), 
 	case g := <-w.grant:
 		if g.err != nil {
 			return target, none, g.err
+		}
+		if w.pin {
+			return g.inc.target, none, nil
 		}
 		return g.inc.target, sync.OnceFunc(func() { s.giveBack(g.inc) }), nil
 	case <-ctx.Done():

@@ -30,6 +30,7 @@ type owner[T Target] struct {
 	backoff     time.Duration // of the retry that follows a crash, armed when the crashed target is released
 	recovering  bool          // the target crashed while held: it is wanted even if nobody waits
 	failures    int           // in a row
+	pinned      bool          // it shall run until Stop, held or not
 	closed      bool          // Close was called
 }
 
@@ -115,7 +116,11 @@ func (o *owner[T]) onAcquire(w *waiter[T]) {
 func (o *owner[T]) busy() bool { return o.starting != nil || o.stopped != nil || o.retrying }
 
 func (o *owner[T]) hold(w *waiter[T]) {
-	o.cur.holds++
+	if w.pin {
+		o.pinned = true
+	} else {
+		o.cur.holds++
+	}
 	w.grant <- grant[T]{inc: o.cur}
 }
 
@@ -124,7 +129,7 @@ func (o *owner[T]) onAbandon(w *waiter[T]) {
 		o.waiters = slices.Delete(o.waiters, i, i+1)
 		return
 	}
-	if g := <-w.grant; g.err == nil { // it was granted before: never blocks
+	if g := <-w.grant; g.err == nil && !w.pin { // it was granted before: never blocks
 		o.onRelease(g.inc)
 	}
 }
@@ -138,13 +143,14 @@ func (o *owner[T]) onRelease(inc *incarnation[T]) {
 
 // watchIdle lets the idle timeout begin where nobody holds the target.
 func (o *owner[T]) watchIdle() {
-	if o.at == Ready && o.cur.holds == 0 && o.opts.IdleTimeout > 0 {
+	if o.at == Ready && o.cur.holds == 0 && !o.pinned && o.opts.IdleTimeout > 0 {
 		o.idle.Reset(o.opts.IdleTimeout)
 	}
 }
 
 func (o *owner[T]) onStop(answer chan<- error) {
 	o.settle(fmt.Errorf("acquire: stopped while waiting: %w", errs.ErrUnavailable))
+	o.pinned = false
 	switch {
 	case o.at == Stopped:
 		answer <- nil
@@ -270,7 +276,7 @@ func (o *owner[T]) onGone(err error) {
 	}
 	o.failures++
 	d, again := o.opts.Recovery.delay(o.failures, err)
-	if again && o.cur.holds > 0 {
+	if again && (o.cur.holds > 0 || o.pinned) {
 		o.recovering, o.backoff = true, d
 	}
 	o.shutdown(Transition{To: Crashed, Err: err, RetryIn: o.backoff})

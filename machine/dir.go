@@ -77,6 +77,29 @@ func OpenDir(parent, name string) (*Dir, error) {
 	return d, nil
 }
 
+// WaitDir is OpenDir that waits for another one who has the directory, for at most the timeout. 0 and less does not wait.
+func WaitDir(ctx context.Context, parent, name string, timeout time.Duration) (*Dir, error) {
+	d, err := OpenDir(parent, name)
+	if !errors.Is(err, errs.ErrInUse) || timeout <= 0 {
+		return d, err
+	}
+	waiting, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	for { // another one may be faster whenever it is free
+		unlock, lerr := fsx.Lock(waiting, filepath.Join(parent, name, lockFile), true)
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("open machine %s: %w", name, context.Cause(ctx))
+		}
+		if lerr != nil {
+			return nil, fmt.Errorf("%w; it was not free within %s", err, timeout)
+		}
+		unlock()
+		if d, err = OpenDir(parent, name); !errors.Is(err, errs.ErrInUse) {
+			return d, err
+		}
+	}
+}
+
 // OpenPrivateDir makes a directory of its own below parent for a machine that leaves nothing: Close removes it with all
 // that is in it. What earlier ones left behind whose process was killed is removed first.
 func OpenPrivateDir(parent string) (*Dir, error) {
@@ -154,8 +177,20 @@ func owner(path string) string {
 // Path returns the directory's path.
 func (d *Dir) Path() string { return d.path }
 
+// HasData tells whether there is a data disk.
+func (d *Dir) HasData() bool {
+	_, err := os.Lstat(filepath.Join(d.path, diskFile))
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
 // Private tells whether Close removes the directory.
 func (d *Dir) Private() bool { return d.private }
+
+// Remove closes the directory and removes it with all that is in it. The machine must have ended.
+func (d *Dir) Remove() error {
+	d.private = true
+	return d.Close()
+}
 
 // Close gives the directory back, and removes it where it is private. The machine must have ended. A second call does
 // nothing and returns the same.

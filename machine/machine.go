@@ -68,6 +68,9 @@ type Machine struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	pausing sync.Mutex // held while it is paused or resumed
+	paused  bool       // under pausing
+
 	mu     sync.Mutex
 	disks  map[string]*attachment // by ID
 	err    error                  // why the machine had to be ended
@@ -200,6 +203,9 @@ func (m *Machine) follow(events <-chan api.Event) {
 // Name returns the machine's name.
 func (m *Machine) Name() string { return m.cfg.Name }
 
+// HasDisk tells whether what containers write is on the machine's disk. It is in its memory otherwise.
+func (m *Machine) HasDisk() bool { return m.cfg.dataDisk != "" }
+
 // Agent answers calls to the guest.
 func (m *Machine) Agent() *agent.Client { return m.agent }
 
@@ -286,6 +292,9 @@ func (m *Machine) Shutdown(ctx context.Context) error {
 func (m *Machine) powerOff(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, powerOffGrace)
 	defer cancel()
+	if err := m.Resume(ctx); err != nil {
+		m.cfg.Logger.Debug("resume for the power-off", "machine", m.cfg.Name, "err", err)
+	}
 	if err := m.agent.Poweroff(ctx); err != nil {
 		m.cfg.Logger.Debug("power off", "machine", m.cfg.Name, "err", err)
 		return

@@ -42,7 +42,7 @@ type Info struct {
 	Name         string            `json:"name"`
 	Image        string            `json:"image"`    // as the caller named it
 	ImageID      string            `json:"image_id"` // digest of the image's config
-	Machine      string            `json:"machine"`  // name of the machine it runs in
+	Machine      string            `json:"machine"`  // name of the machine it belongs to
 	State        State             `json:"state"`
 	Created      time.Time         `json:"created"`
 	Started      time.Time         `json:"started,omitzero"`  // the last time

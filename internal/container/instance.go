@@ -56,12 +56,12 @@ func (m *Manager) compile(id string, spec Spec, img image.Image) (api.CreateRequ
 }
 
 // place makes the container of a request in the machine, which is started where it does not run.
-func (m *Manager) place(ctx context.Context, img image.Image, req api.CreateRequest, points []MountPoint) (_ *instance, err error) {
+func (m *Manager) place(ctx context.Context, machine string, img image.Image, req api.CreateRequest, points []MountPoint) (_ *instance, err error) {
 	disks, err := m.cfg.Images.Layers(ctx, img)
 	if err != nil {
 		return nil, err
 	}
-	mach, release, err := m.cfg.Acquire(ctx)
+	mach, release, err := m.cfg.Acquire(ctx, machine)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func (m *Manager) fresh(ctx context.Context, e *entry) (*instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	inst, err = m.place(ctx, img, req, info.Mounts)
+	inst, err = m.place(ctx, info.Machine, img, req, info.Mounts)
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +142,7 @@ func (m *Manager) hold(ctx context.Context, e *entry) (*instance, error) {
 	if inst == nil || held && !isDone(inst.machine.Done()) {
 		return inst, nil
 	}
-	mach, release, err := m.cfg.Acquire(ctx)
+	mach, release, err := m.cfg.Acquire(ctx, e.info.Machine)
 	if err != nil {
 		return nil, err
 	}
@@ -190,7 +190,6 @@ func (m *Manager) adopt(e *entry, inst *instance) error {
 		return fmt.Errorf("%w: %s", errs.ErrUnavailable, machineGone(inst.machine))
 	}
 	e.inst = inst
-	e.info.Machine = inst.machine.Name()
 	return nil
 }
 
@@ -224,7 +223,7 @@ func (m *Manager) Open(ctx context.Context, ref string) (a Agent, id string, rel
 			return nil, "", nil, err
 		}
 	}
-	mach, release, err := m.cfg.Acquire(ctx) // a hold of its own, that outlives the container's
+	mach, release, err := m.cfg.Acquire(ctx, e.info.Machine) // a hold of its own, that outlives the container's
 	if err != nil {
 		return nil, "", nil, err
 	}

@@ -43,17 +43,20 @@ type Images interface {
 // Config is what a Manager needs.
 type Config struct {
 	Images Images
-	// Acquire returns the running machine, started if need be, and a release that is called once when the container
-	// does not need it any more.
-	Acquire func(context.Context) (Machine, func(), error)
-	// Current returns the machine where one runs. nil is never.
-	Current func() (Machine, bool)
+	// Acquire returns the running machine with the name, started if need be, and a release that is called once when the
+	// container does not need it any more.
+	Acquire func(ctx context.Context, machine string) (Machine, func(), error)
+	// Current returns the machine with the name where it runs. nil is never.
+	Current func(machine string) (Machine, bool)
+	// Keeps tells that the machine with the name, and with it the records of its containers, belongs to this program. nil
+	// is always.
+	Keeps func(machine string) bool
 	// Seccomp compiles a profile in JSON, or the default one for "", for a process with the capabilities. nil is no
 	// filter for anybody.
 	Seccomp func(profile string, caps []string) ([]byte, error)
 	// Volumes has the volumes that containers mount. nil is a set of their own, in memory.
 	Volumes *volume.Manager
-	// Dir is where records are kept. "" keeps them in memory only.
+	// Dir is where records are kept. "" keeps them in memory only. Other programs may keep those of other machines there.
 	Dir    string
 	Events *event.Bus
 	Logger *slog.Logger // not nil
@@ -113,15 +116,20 @@ func newEntry(info Info) *entry {
 	}
 }
 
-// NewManager returns a Manager of the containers whose records are kept in Config.Dir. Those that ran have exited. Close
-// it.
+// DefaultMachine is the machine of a container whose spec names none.
+const DefaultMachine = "default"
+
+func (c Config) keeps(machine string) bool { return c.Keeps == nil || c.Keeps(machine) }
+
+// NewManager returns a Manager of the containers whose records are kept in Config.Dir, of the machines that this program
+// keeps. Those that ran have exited. Close it.
 func NewManager(cfg Config) (*Manager, error) {
 	if cfg.Volumes == nil {
 		cfg.Volumes, _ = volume.Open(volume.Config{Logger: cfg.Logger}) // fails on a directory only
 	}
 	m := &Manager{cfg: cfg, entries: make(map[string]*entry), names: make(map[string]string)}
 	if cfg.Dir != "" {
-		infos, err := loadRecords(cfg.Dir, cfg.Logger)
+		infos, err := loadRecords(cfg.Dir, cfg.keeps, cfg.Logger)
 		if err != nil {
 			return nil, err
 		}
@@ -185,10 +193,11 @@ func (m *Manager) Create(ctx context.Context, spec Spec) (Info, error) {
 	e := newEntry(Info{
 		ID: id, Name: name, Image: spec.Image, ImageID: img.ID.String(), State: StateCreated, Created: time.Now(),
 		Args: req.Process.Args, Env: req.Process.Env, WorkingDir: req.Process.Cwd, User: req.Process.User,
-		Labels: mergeLabels(img.Config.Labels, spec.Labels), StopSignal: stopSignal(spec.StopSignal, img.Config.StopSignal),
+		Machine: first(spec.Machine, DefaultMachine),
+		Labels:  mergeLabels(img.Config.Labels, spec.Labels), StopSignal: stopSignal(spec.StopSignal, img.Config.StopSignal),
 		Check: check, Mounts: points, Spec: spec,
 	})
-	e.inst, err = m.place(ctx, img, req, points)
+	e.inst, err = m.place(ctx, e.info.Machine, img, req, points)
 	if err == nil {
 		err = m.add(e)
 	}
@@ -223,7 +232,6 @@ func (m *Manager) add(e *entry) error {
 		return fmt.Errorf("create container: %w", errs.ErrClosed)
 	}
 	m.entries[e.id] = e
-	e.info.Machine = e.inst.machine.Name()
 	if isDone(e.inst.machine.Done()) { // it ended before HandleEnd could see the container
 		e.drop()
 	}
@@ -336,7 +344,7 @@ func (m *Manager) touch(e *entry) {
 	case StateRemoving, StateDead:
 		return
 	}
-	if m.records != nil && !e.info.Spec.AutoRemove { // that one shall not outlive the program
+	if m.records != nil && !e.info.Spec.AutoRemove && m.cfg.keeps(e.info.Machine) { // that one shall not outlive the program
 		m.records.put(e.info.clone())
 	}
 }
@@ -361,13 +369,15 @@ func (m *Manager) Inspect(ref string) (Info, error) {
 	return e.info.clone(), nil
 }
 
-// IDs returns the ids of all containers, sorted: what a machine keeps of others is of no use any more.
-func (m *Manager) IDs() []string {
+// IDs returns the ids of all containers of a machine, sorted: what it keeps of others is of no use any more.
+func (m *Manager) IDs(machine string) []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	ids := make([]string, 0, len(m.entries))
-	for id := range m.entries {
-		ids = append(ids, id)
+	for id, e := range m.entries {
+		if e.info.Machine == machine {
+			ids = append(ids, id)
+		}
 	}
 	slices.Sort(ids)
 	return ids

@@ -75,7 +75,7 @@ type fakeHost struct {
 	err error // of the start of a machine
 }
 
-func (h *fakeHost) acquire(context.Context) (Machine, func(), error) {
+func (h *fakeHost) acquire(context.Context, string) (Machine, func(), error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.err != nil {
@@ -105,7 +105,7 @@ func newFakeHost(t *testing.T, dir string) (*Manager, *fakeHost, *event.Bus) {
 	h := &fakeHost{f: newMachine()}
 	m, err := NewManager(Config{
 		Images: fakeImages{}, Events: bus, Logger: slog.New(slog.DiscardHandler), Acquire: h.acquire, Dir: dir,
-		Current: func() (Machine, bool) { f := h.machine(); return f, !isDone(f.done) },
+		Current: func(string) (Machine, bool) { f := h.machine(); return f, !isDone(f.done) },
 	})
 	require.NoError(t, err)
 	h.f.mgr = m

@@ -253,7 +253,7 @@ func (m *Manager) removeNow(ctx context.Context, e *entry, ref string, how remov
 	e.info.to(StateRemoving)
 	inst := e.inst
 	m.mu.Unlock()
-	err = m.removeFromGuest(ctx, e.id, inst, force)
+	err = m.removeFromGuest(ctx, e, inst, force)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err != nil {
@@ -268,13 +268,13 @@ func (m *Manager) removeNow(ctx context.Context, e *entry, ref string, how remov
 
 // removeFromGuest removes what there is of a container in a running machine. What there is of it in a stopped one is
 // swept when that starts.
-func (m *Manager) removeFromGuest(ctx context.Context, id string, inst *instance, force bool) error {
-	req := api.RemoveRequest{ID: id, Force: force}
+func (m *Manager) removeFromGuest(ctx context.Context, e *entry, inst *instance, force bool) error {
+	req := api.RemoveRequest{ID: e.id, Force: force}
 	if inst == nil {
 		if m.cfg.Current != nil {
-			if mach, ok := m.cfg.Current(); ok {
+			if mach, ok := m.cfg.Current(e.info.Machine); ok {
 				if err := mach.Agent().Remove(ctx, req); err != nil && !errors.Is(err, errs.ErrNotFound) {
-					m.cfg.Logger.Debug("remove what a container wrote", "id", id, "err", err)
+					m.cfg.Logger.Debug("remove what a container wrote", "id", e.id, "err", err)
 				}
 			}
 		}

@@ -169,7 +169,7 @@ func (r *records) write(id string, info *Info) error {
 // saved returns when the record of a container says what the container is now.
 func (m *Manager) saved(e *entry) error {
 	m.mu.Lock()
-	kept := m.records != nil && !e.info.Spec.AutoRemove
+	kept := m.records != nil && !e.info.Spec.AutoRemove && m.cfg.keeps(e.info.Machine)
 	m.mu.Unlock()
 	if !kept {
 		return nil
@@ -184,13 +184,17 @@ func (m *Manager) saved(e *entry) error {
 // logger.
 func (m *Manager) settle(e *entry) { _ = m.saved(e) }
 
-// loadRecords reads all records of a directory, which it makes where it does not exist. A file that is not understood
-// gives a container in StateDead, so that it is seen and can be removed.
-func loadRecords(dir string, logger *slog.Logger) ([]Info, error) {
+// leftover is the age from which a temporary file is what a crash left: other programs may be writing theirs.
+const leftover = time.Hour
+
+// loadRecords reads the records of a directory, which it makes where it does not exist, for the machines that are kept. A
+// file that is not understood gives a container of the default machine in StateDead, so that it is seen and can be
+// removed.
+func loadRecords(dir string, keeps func(machine string) bool, logger *slog.Logger) ([]Info, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("%w directory of containers: %w", errs.ErrUnavailable, err)
 	}
-	if err := fsx.SweepTemp(dir, time.Now()); err != nil {
+	if err := fsx.SweepTemp(dir, time.Now().Add(-leftover)); err != nil {
 		logger.Warn("sweep the directory of containers", "err", err)
 	}
 	entries, err := os.ReadDir(dir)
@@ -206,9 +210,11 @@ func loadRecords(dir string, logger *slog.Logger) ([]Info, error) {
 		info, err := loadRecord(filepath.Join(dir, d.Name()), id)
 		if err != nil {
 			logger.Warn("read the record of a container", "id", id, "err", err)
-			info = Info{ID: id, Name: id[:12], State: StateDead, Reason: fmt.Sprintf("its record is damaged: %v", err)}
+			info = Info{ID: id, Name: id[:12], Machine: DefaultMachine, State: StateDead, Reason: fmt.Sprintf("its record is damaged: %v", err)}
 		}
-		out = append(out, info)
+		if keeps(info.Machine) {
+			out = append(out, info)
+		}
 	}
 	return out, nil
 }
@@ -239,6 +245,7 @@ func decodeRecord(b []byte, id string) (Info, error) {
 		return Info{}, fmt.Errorf("%w: %w", errs.ErrCorrupt, err)
 	}
 	i := rec.Info
+	i.Machine = first(i.Machine, DefaultMachine)
 	switch i.State {
 	case StateCreated, StateExited, StateRunning, StatePaused, StateRestarting:
 	default:
@@ -252,7 +259,7 @@ func decodeRecord(b []byte, id string) (Info, error) {
 	case i.ImageID == "" || len(i.Args) == 0:
 		return Info{}, fmt.Errorf("%w: it names no image or no command", errs.ErrCorrupt)
 	}
-	for _, err := range []error{checkName(i.Name), checkPoints(i.Mounts), i.Spec.Validate(), i.Check.validate(), CheckSignal(i.StopSignal)} {
+	for _, err := range []error{checkName(i.Name), checkName(i.Machine), checkPoints(i.Mounts), i.Spec.Validate(), i.Check.validate(), CheckSignal(i.StopSignal)} {
 		if err != nil {
 			return Info{}, fmt.Errorf("%w: %w", errs.ErrCorrupt, err)
 		}
@@ -261,6 +268,26 @@ func decodeRecord(b []byte, id string) (Info, error) {
 		return Info{}, fmt.Errorf("%w: health check without a test or a time", errs.ErrCorrupt)
 	}
 	return i, nil
+}
+
+// LoadMachine makes the containers known whose records are kept for a machine that this program has taken since. Those
+// that are known already stay as they are.
+func (m *Manager) LoadMachine(machine string) error {
+	if m.records == nil {
+		return nil
+	}
+	infos, err := loadRecords(m.cfg.Dir, func(name string) bool { return name == machine }, m.cfg.Logger)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, info := range infos {
+		if !m.closed && m.entries[info.ID] == nil {
+			m.restore(info)
+		}
+	}
+	return nil
 }
 
 // restore makes an entry of a record that was read. What ran when the record was written has ended with its program.

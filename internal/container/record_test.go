@@ -201,7 +201,7 @@ func TestLastOfManyChangesIsWritten(t *testing.T) {
 		require.NoError(t, m.Rename(info.ID, "n"+string(rune('a'+i%26))))
 	}
 	m.Close()
-	infos, err := loadRecords(dir, m.cfg.Logger)
+	infos, err := loadRecords(dir, Config{}.keeps, m.cfg.Logger)
 	require.NoError(t, err)
 	require.Len(t, infos, 1)
 	require.Equal(t, "n"+string(rune('a'+299%26)), infos[0].Name)

@@ -16,6 +16,7 @@ import (
 // Spec is what a caller asks for. It is part of a container's record.
 type Spec struct {
 	Name            string            `json:"name,omitempty"`
+	Machine         string            `json:"machine,omitempty"` // "" is DefaultMachine
 	Image           string            `json:"image"`
 	Entrypoint      []string          `json:"entrypoint"` // nil is not the same as empty
 	Args            []string          `json:"args,omitempty"`
@@ -90,6 +91,11 @@ func checkNames(s Spec) error {
 	if s.Name != "" {
 		if err := checkName(s.Name); err != nil {
 			return err
+		}
+	}
+	if s.Machine != "" {
+		if err := checkName(s.Machine); err != nil {
+			return fmt.Errorf("machine: %w", err)
 		}
 	}
 	if s.Hostname != "" && !hostPattern.MatchString(s.Hostname) {

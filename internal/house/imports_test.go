@@ -50,6 +50,7 @@ func layers() map[string][]string {
 		},
 		"internal/image/imagetest": {"internal/image", errs},
 		"machine":                  {"agent", "agent/api", "boot", "vm", "internal/disk", "internal/fsx", errs},
+		"internal/machines":        {"machine", "lifecycle", "event", "internal/disk", "internal/fsx", errs},
 		".":                        {"agent", "agent/api", "boot", "event", "lifecycle", "machine", "vm", "vm/qemu", "vm/vz", "internal/..."},
 		"docker":                   {".", "event", errs},
 		"arcboxtest":               {".", "event", "vm/vmtest", "internal/image/imagetest", errs},
