@@ -16,6 +16,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go/boot"
 	"github.com/arcboxlabs/arcbox-go/internal/disk"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/lifecycle"
 	"github.com/arcboxlabs/arcbox-go/vm"
 )
 
@@ -100,6 +101,34 @@ type LifecycleConfig struct {
 	// and nobody holds it. A container that was created and not started yet uses it, and so does one that has exited where
 	// what it wrote is in the machine's memory. 0 is 5 minutes. Negative is for ever, until StopMachine or Close.
 	IdleTimeout time.Duration
+	// Recovery says what happens when a machine that runs ends by itself: QEMU was killed, the guest's kernel panicked, its
+	// agent is silent. A machine whose first start fails is not tried again.
+	Recovery RecoveryPolicy
+	// HealthInterval is how often the agent of a machine is asked whether it is well. 0 is 10 s, negative never asks.
+	HealthInterval time.Duration
+	// HealthTimeout is how long an agent may take to answer before its machine is taken for crashed. 0 is 30 s.
+	HealthTimeout time.Duration
+}
+
+// RecoveryPolicy says how a machine is started anew that has crashed while something used it: a container ran, a call was
+// in progress, somebody held it, or it was started by name. Containers with a restart policy come back then.
+type RecoveryPolicy struct {
+	MaxRetries int           // attempts in a row; 0 is 5, negative is none
+	Backoff    time.Duration // before the first attempt; each further one waits twice as long; 0 is 500 ms
+	MaxBackoff time.Duration // no wait is longer; 0 is 30 s
+	ResetAfter time.Duration // a machine that ran this long begins anew to count; 0 is a minute
+}
+
+// compile turns the policy into that of the layer below.
+func (p RecoveryPolicy) compile() lifecycle.RecoveryPolicy {
+	n := p.MaxRetries
+	switch {
+	case n == 0:
+		n = defaultRetries
+	case n < 0:
+		n = 0
+	}
+	return lifecycle.RecoveryPolicy{MaxRetries: n, Backoff: p.Backoff, MaxBackoff: p.MaxBackoff, ResetAfter: p.ResetAfter}
 }
 
 // BootConfig says what the machine boots from. Without Kernel, URL and Image the kernel is the distribution's own
@@ -178,6 +207,10 @@ const (
 	minMemory          = 128 << 20
 	defaultIdleTimeout = 5 * time.Minute
 	maxDefaultCPUs     = 4
+
+	defaultRetries        = 5 // after a crash
+	defaultHealthInterval = 10 * time.Second
+	defaultHealthTimeout  = 30 * time.Second
 )
 
 // withDefaults returns the config with every zero value replaced, or an error that names the field that is wrong.
@@ -230,6 +263,15 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Lifecycle.IdleTimeout == 0 {
 		c.Lifecycle.IdleTimeout = defaultIdleTimeout
+	}
+	if c.Lifecycle.HealthInterval == 0 {
+		c.Lifecycle.HealthInterval = defaultHealthInterval
+	}
+	if c.Lifecycle.HealthTimeout < 0 {
+		return c, fmt.Errorf("%w Config.Lifecycle.HealthTimeout %s: use a time, or 0 for %s", errs.ErrInvalid, c.Lifecycle.HealthTimeout, defaultHealthTimeout)
+	}
+	if c.Lifecycle.HealthTimeout == 0 {
+		c.Lifecycle.HealthTimeout = defaultHealthTimeout
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -87,7 +87,7 @@ func (r *Runtime) openMachines() (err error) {
 	r.machines, err = machines.New(machines.Config[*machine.Machine]{
 		Dir:         filepath.Join(r.cfg.DataDir, "machines"),
 		Default:     machines.Spec{Name: DefaultMachine, CPUs: vm.CPUs, Memory: vm.Memory, Disk: vm.DiskSize, Ephemeral: vm.Ephemeral},
-		LockTimeout: r.cfg.LockTimeout, IdleTimeout: r.cfg.Lifecycle.IdleTimeout,
+		LockTimeout: r.cfg.LockTimeout, IdleTimeout: r.cfg.Lifecycle.IdleTimeout, Recovery: r.cfg.Lifecycle.Recovery.compile(),
 		Start: r.startMachine, Taken: func(name string) error { return r.containers.LoadMachine(name) },
 		Events: &r.events, Logger: r.cfg.Logger,
 	})
@@ -159,6 +159,7 @@ func (r *Runtime) startMachine(ctx context.Context, s machines.Spec, dir *machin
 		Accelerator: r.cfg.VM.Accelerator, Transport: r.cfg.VM.Transport,
 		Template: r.cfg.VM.Template == TemplateAuto,
 		Console:  r.cfg.VM.Console, Logger: r.cfg.Logger,
+		HealthInterval: r.cfg.Lifecycle.HealthInterval, HealthTimeout: r.cfg.Lifecycle.HealthTimeout,
 		OnBooting: func() { r.events.Publish(event.Event{Kind: event.MachineBooting, Machine: s.Name}) },
 		OnEvent:   r.containers.HandleEvent,
 		OnEnd:     func(m *machine.Machine) { r.containers.HandleEnd(guest{m}) },

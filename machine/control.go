@@ -23,7 +23,7 @@ func (m *Machine) Pause(ctx context.Context) error {
 	if err := p.Pause(ctx); err != nil {
 		return fmt.Errorf("pause machine %s: %w", m.cfg.Name, err)
 	}
-	m.paused = true
+	m.paused, m.pauses = true, m.pauses+1
 	return nil
 }
 

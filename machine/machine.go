@@ -48,6 +48,9 @@ type Config struct {
 	// Volumes returns the ids of the volumes that there are, for the same purpose. nil is none.
 	Volumes func() []string
 
+	// The agent is asked every HealthInterval whether it is well. One that has not answered within HealthTimeout ends the
+	// machine. An interval of 0 does not ask.
+	HealthInterval, HealthTimeout time.Duration
 	// OnBooting is told that kernel and initramfs are there, before the hypervisor is started. nil is nobody.
 	OnBooting func()
 	// OnEvent is told what the guest reports, OnEnd that the machine has ended. They are called by one goroutine, OnEnd
@@ -69,7 +72,8 @@ type Machine struct {
 	wg     sync.WaitGroup
 
 	pausing sync.Mutex // held while it is paused or resumed
-	paused  bool       // under pausing
+	paused  bool       // under pausing, as pauses
+	pauses  int        // how often it was paused
 
 	mu     sync.Mutex
 	disks  map[string]*attachment // by ID
@@ -163,6 +167,9 @@ func (m *Machine) greet(ctx context.Context, clone bool) (err error) {
 		return err
 	}
 	m.wg.Go(func() { m.follow(events) })
+	if m.cfg.HealthInterval > 0 {
+		m.wg.Go(m.watchHealth)
+	}
 	return nil
 }
 
@@ -177,6 +184,9 @@ func explain(inst vm.Instance, err error) error {
 	return err
 }
 
+// endGrace is how long a machine may take to end after its agent's stream of events has.
+const endGrace = 3 * time.Second
+
 // follow hands on the guest's events until they end, and ends the machine then: without its agent it is of no use.
 func (m *Machine) follow(events <-chan api.Event) {
 	for ev := range events {
@@ -184,14 +194,21 @@ func (m *Machine) follow(events <-chan api.Event) {
 			m.cfg.OnEvent(ev)
 		}
 	}
-	m.mu.Lock()
-	if !m.closed {
-		m.err = fmt.Errorf("%w: the agent's event stream ended", errs.ErrUnavailable)
-	}
-	closed := m.closed
-	m.mu.Unlock()
-	if !closed {
-		m.inst.Close()
+	// The driver knows better why, where the machine has ended.
+	grace := time.NewTimer(endGrace)
+	defer grace.Stop()
+	select {
+	case <-m.inst.Done():
+	case <-grace.C:
+		m.mu.Lock()
+		if !m.closed && m.err == nil {
+			m.err = fmt.Errorf("%w: the agent's event stream ended", errs.ErrUnavailable)
+		}
+		closed := m.closed
+		m.mu.Unlock()
+		if !closed {
+			m.inst.Close()
+		}
 	}
 	<-m.inst.Done()
 	m.cancel()

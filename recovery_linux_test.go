@@ -1,0 +1,84 @@
+package arcbox_test
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/arcboxlabs/arcbox-go"
+	"github.com/arcboxlabs/arcbox-go/event"
+)
+
+// processOf returns the number of the QEMU process of a machine of this program.
+func processOf(t *testing.T, name string) int {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil || !strings.Contains(string(b), "\x00guest="+name+",") {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+		require.NoError(t, err)
+		return pid
+	}
+	require.Fail(t, "no process", "machine %s", name)
+	return 0
+}
+
+// TestMachineThatCrashesIsRecovered kills QEMU, makes the guest's kernel panic, and silences the agent: each is noticed,
+// published and mended, the container with a restart policy comes back, and the other one has exited with the reason.
+func TestMachineThatCrashesIsRecovered(t *testing.T) {
+	shared.get(t)
+	cfg := testConfig(t)
+	cfg.Lifecycle.Recovery = arcbox.RecoveryPolicy{Backoff: time.Millisecond}
+	cfg.Lifecycle.HealthInterval, cfg.Lifecycle.HealthTimeout = 100*time.Millisecond, 3*time.Second
+	rt := newRuntime(t, cfg)
+	loadBusybox(t, rt)
+	ctx := testContext(t)
+	name := "crash" + strconv.Itoa(os.Getpid())
+	_, err := rt.CreateMachine(ctx, arcbox.MachineSpec{Name: name})
+	require.NoError(t, err)
+	always := arcbox.ContainerSpec{Name: "always", Machine: name, Image: "busybox:test", Args: sh("sleep 1000"), Privileged: true}
+	always.Restart.Name = arcbox.RestartAlways
+	once := arcbox.ContainerSpec{Name: "once", Machine: name, Image: "busybox:test", Args: sh("sleep 1000")}
+	for _, spec := range []arcbox.ContainerSpec{always, once} {
+		_, err = rt.CreateContainer(ctx, spec, arcbox.CreateOptions{})
+		require.NoError(t, err)
+	}
+	require.NoError(t, rt.StartContainer(ctx, "always"))
+	for _, crash := range []struct {
+		what   string
+		reason string
+		do     func()
+	}{
+		{"QEMU is killed", "signal: killed", func() { require.NoError(t, syscall.Kill(processOf(t, name), syscall.SIGKILL)) }},
+		{"the kernel panics", "panicked", func() {
+			_, _ = rt.Exec(ctx, "always", arcbox.ExecSpec{Args: sh("echo c > /proc/sysrq-trigger")}, arcbox.ExecOptions{})
+		}},
+		{"the agent is silent", "has not answered", func() { require.NoError(t, syscall.Kill(processOf(t, name), syscall.SIGSTOP)) }},
+	} {
+		require.NoError(t, rt.StartContainer(ctx, "once"), crash.what)
+		events := rt.Events(ctx, arcbox.EventsOptions{})
+		crash.do()
+		e := eventOf(t, events, event.MachineCrashed)
+		require.Contains(t, e.Attributes[event.AttrError], crash.reason)
+		require.NotEmpty(t, e.Attributes[event.AttrRetryIn])
+		eventOf(t, events, event.MachineReady)
+		require.Equal(t, "always", eventOf(t, events, event.ContainerStarted).Name)
+		info, err := rt.InspectContainer(ctx, "once")
+		require.NoError(t, err)
+		require.Equal(t, arcbox.ContainerExited, info.State)
+		require.Contains(t, info.Reason, crash.reason)
+	}
+	info, err := rt.InspectMachine(ctx, name)
+	require.NoError(t, err)
+	require.Equal(t, 3, info.Restarts)
+}
