@@ -89,11 +89,16 @@ func (o *stdio) pump(kind api.FrameType, r Reader) {
 		}
 		o.mu.Unlock()
 		n, err := r.Read(buf)
-		if n > 0 && o.log != nil {
-			o.log.Write(kind == api.FrameStderr, time.Now(), buf[:n])
-		}
-		if n > 0 && o.publish(kind, buf[:n]) {
-			buf = make([]byte, api.ChunkSize)
+		if n > 0 {
+			at := time.Now()
+			kept := o.publish(kind, buf[:n])
+			if o.log != nil {
+				o.log.Write(kind == api.FrameStderr, at, buf[:n]) // while it is sent
+			}
+			if kept {
+				buf = make([]byte, api.ChunkSize)
+			}
+			o.wait()
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) && !ended {
 			continue // finish cut this read short: once more, in case there is something
@@ -108,9 +113,6 @@ func (o *stdio) pump(kind api.FrameType, r Reader) {
 func (o *stdio) publish(kind api.FrameType, p []byte) (kept bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for !o.ended && o.full() {
-		o.space.Wait()
-	}
 	if len(o.subs) == 0 {
 		return false
 	}
@@ -125,6 +127,15 @@ func (o *stdio) publish(kind api.FrameType, p []byte) (kept bool) {
 		s.wake.Signal()
 	}
 	return kept
+}
+
+// wait returns when there is room for more output, or the process has ended.
+func (o *stdio) wait() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for !o.ended && o.full() {
+		o.space.Wait()
+	}
 }
 
 func (o *stdio) full() bool {
