@@ -14,6 +14,7 @@ const (
 	MinMemory     = 64 << 20  // bytes
 	MaxCPUs       = 255
 	MaxName       = 64 // bytes
+	MaxSlot       = 16384
 	MaxDiskID     = 20 // bytes: what a SCSI serial number takes
 )
 
@@ -51,12 +52,12 @@ func (s Spec) check() error {
 		return fmt.Errorf("%d bytes of memory: at least %d are needed", s.Memory, int64(MinMemory))
 	case s.State != "" && s.MemoryFile == "":
 		return fmt.Errorf("a state without the memory file that belongs to it")
-	case s.State != "" && len(s.Disks) > 0:
-		return fmt.Errorf("disks in a machine that goes on from a saved state: attach them when it runs")
+	case s.Forkable && s.State == "" && s.MemoryFile != "":
+		return fmt.Errorf("a memory file for a machine that can be forked: its memory is its own")
 	case strings.ContainsAny(s.Cmdline, "\x00\n\r"):
 		return fmt.Errorf("kernel command line has a line break or zero byte")
 	}
-	seen := make(map[string]bool)
+	seen, slots := make(map[string]bool), make(map[int]bool)
 	for _, d := range s.Disks {
 		if err := d.Check(); err != nil {
 			return err
@@ -65,6 +66,13 @@ func (s Spec) check() error {
 			return fmt.Errorf("disk %q twice", d.ID)
 		}
 		seen[d.ID] = true
+		if d.Slot < 0 || d.Slot > MaxSlot || d.Slot > 0 && slots[d.Slot] {
+			return fmt.Errorf("disk %q: slot %d is taken or not from 1 to %d", d.ID, d.Slot, MaxSlot)
+		}
+		if d.Slot == 0 && s.State != "" {
+			return fmt.Errorf("disk %q of a machine that goes on from a saved state: it needs its slot", d.ID)
+		}
+		slots[d.Slot] = true
 	}
 	return nil
 }
@@ -74,7 +82,7 @@ func (d Disk) Check() error {
 	if d.ID == "" || len(d.ID) > MaxDiskID || !onlyWord(d.ID, "") {
 		return fmt.Errorf("%w: disk ID %.80q: use 1 to %d letters, digits, '-' and '_'", errs.ErrInvalid, d.ID, MaxDiskID)
 	}
-	if d.Path == "" || strings.ContainsRune(d.Path, 0) {
+	if d.Path == "" || strings.ContainsRune(d.Path+d.Backing, 0) {
 		return fmt.Errorf("%w: disk %q has no usable path", errs.ErrInvalid, d.ID)
 	}
 	return nil

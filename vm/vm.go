@@ -69,6 +69,16 @@ type Snapshotter interface {
 	Snapshot(ctx context.Context, path string) error
 }
 
+// Forker is an Instance that can be saved while it runs, and goes on. The machine must have been started with
+// Spec.Forkable.
+type Forker interface {
+	// Fork pauses the machine, writes its memory and the state of its devices to the files, which it makes, calls copy while
+	// the machine stands still and its disks are written out, and lets the machine go on, after an error too. It syncs
+	// nothing. The disks that copy gets are those that the machine has, with their slots: a machine that goes on from the
+	// files must be given the same, or copies.
+	Fork(ctx context.Context, memory, state string, copy func(disks []Disk) error) error
+}
+
 // Shaper is a Driver whose machines can go on from a saved state: its instances are Snapshotters.
 type Shaper interface {
 	// Shape returns a text that is equal for two Specs where a machine of one can go on from the state of a machine of
@@ -116,9 +126,12 @@ type Spec struct {
 	MemoryFile string
 	// State is a file that Snapshotter.Snapshot has written. The machine goes on from there, with the memory in MemoryFile,
 	// of which it sees a private copy: it never changes the file, and shares with others what it does not write. All else
-	// in the Spec but Name, Console and Disks must be as it was in the machine that was saved; Disks must be empty. ""
-	// boots.
+	// in the Spec but Name, Console, Forkable and Disks must be as it was in the machine that was saved; Disks must be
+	// those that the saved machine had, or copies, with their slots. "" boots.
 	State string
+	// Forkable lets the machine be saved while it runs, see Forker. Its memory is its own, and with State a copy of
+	// MemoryFile from the start; without State there must be no MemoryFile.
+	Forkable bool
 }
 
 // Disk is a disk of a machine: a raw image file.
@@ -126,4 +139,10 @@ type Disk struct {
 	ID       string // serial number by which the guest finds the disk: 1 to 20 letters, digits, '-' and '_'
 	Path     string // of the raw image
 	ReadOnly bool
+	// Backing is the path of a raw image of which Path, in the format qcow2, has what differs. Nobody writes to it. "" is
+	// none, and Path is a raw image.
+	Backing string
+	// Slot is the place on the bus, from 1. 0 is a free one. A machine that goes on from a state has its disks where they
+	// were.
+	Slot int
 }

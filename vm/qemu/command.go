@@ -25,6 +25,7 @@ type command struct {
 
 	qmpFD, consoleFD, agentFD int // sockets that QEMU inherits
 
+	memoryFD int    // the machine's own memory; 0 for none
 	vsockFD  int    // /dev/vhost-vsock with its context ID set; 0 for none
 	vsockCID uint32 // that context ID
 }
@@ -96,18 +97,21 @@ func (c command) cpu() string {
 func (c command) memory() []string {
 	size := strconv.FormatInt(c.spec.Memory>>20, 10) + "M"
 	a := []string{"-m", size}
-	if c.spec.MemoryFile == "" {
+	path, share := c.spec.MemoryFile, c.spec.State == ""
+	switch {
+	case c.memoryFD != 0:
+		path, share = fmt.Sprintf("/proc/self/fd/%d", c.memoryFD), true
+	case path == "":
 		return a
 	}
 	return append(a, "-object", text(map[string]any{
-		"qom-type": "memory-backend-file", "id": "ram", "size": c.spec.Memory,
-		"mem-path": c.spec.MemoryFile, "share": c.spec.State == "",
+		"qom-type": "memory-backend-file", "id": "ram", "size": c.spec.Memory, "mem-path": path, "share": share,
 	}))
 }
 
 // backend says that the machine's memory is the file.
 func (c command) backend() string {
-	if c.spec.MemoryFile == "" {
+	if c.spec.MemoryFile == "" && c.memoryFD == 0 {
 		return ""
 	}
 	return ",memory-backend=ram"
@@ -148,8 +152,8 @@ func (c command) devices() []string {
 
 func (c command) disks() []string {
 	var a []string
-	for i, d := range c.spec.Disks {
-		a = append(a, "-blockdev", text(blockNode(d)), "-device", text(diskDevice(d, i)))
+	for _, d := range c.spec.Disks {
+		a = append(a, "-blockdev", text(blockNode(d)), "-device", text(diskDevice(d, d.Slot-1)))
 	}
 	return a
 }
@@ -163,6 +167,12 @@ func blockNode(d vm.Disk) map[string]any {
 	}
 	if !d.ReadOnly {
 		n["detect-zeroes"] = "unmap"
+	}
+	if d.Backing != "" {
+		n["driver"] = "qcow2"
+		n["backing"] = map[string]any{
+			"driver": "raw", "read-only": true, "file": map[string]any{"driver": "file", "filename": d.Backing, "read-only": true},
+		}
 	}
 	return n
 }

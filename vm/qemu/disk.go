@@ -13,6 +13,7 @@ const maxLUNs = 16384
 
 // disk is a disk of a running machine.
 type disk struct {
+	vm.Disk
 	lun  int
 	busy bool // being attached or detached
 }
@@ -22,12 +23,13 @@ func (i *Instance) AttachDisk(ctx context.Context, d vm.Disk) error {
 	if err := d.Check(); err != nil {
 		return fmt.Errorf("attach disk: %w", err)
 	}
-	path, err := resolve("disk", d.Path)
-	if err != nil {
-		return fmt.Errorf("attach disk %s: %w", d.ID, err)
+	if err := resolveDisk(&d); err != nil {
+		return fmt.Errorf("attach disk: %w", err)
 	}
-	d.Path = path
-	lun, err := i.reserve(d.ID)
+	if d.Slot != 0 {
+		return fmt.Errorf("attach disk %s: %w: a running machine chooses the slot", d.ID, errs.ErrInvalid)
+	}
+	lun, err := i.reserve(d)
 	if err != nil {
 		return err
 	}
@@ -80,7 +82,8 @@ func (i *Instance) disjoin(ctx context.Context, verb, id string, f func(abandone
 }
 
 // reserve takes the lowest free number on the bus for a new disk.
-func (i *Instance) reserve(id string) (lun int, err error) {
+func (i *Instance) reserve(d vm.Disk) (lun int, err error) {
+	id := d.ID
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.disks[id] != nil {
@@ -96,7 +99,7 @@ func (i *Instance) reserve(id string) (lun int, err error) {
 	if lun >= maxLUNs {
 		return 0, fmt.Errorf("disk %s: %w: the machine has %d disks already", id, errs.ErrUnavailable, len(i.disks))
 	}
-	i.disks[id] = &disk{lun: lun, busy: true}
+	i.disks[id] = &disk{Disk: d, lun: lun, busy: true}
 	return lun, nil
 }
 

@@ -19,6 +19,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/vm"
@@ -140,13 +141,39 @@ func resolveFiles(spec *vm.Spec) error {
 		}
 	}
 	spec.Disks = append([]vm.Disk(nil), spec.Disks...)
+	fillSlots(spec.Disks)
 	for i := range spec.Disks {
 		d := &spec.Disks[i]
-		if d.Path, err = resolve("disk "+d.ID, d.Path); err != nil {
+		if err = resolveDisk(d); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func resolveDisk(d *vm.Disk) (err error) {
+	if d.Path, err = resolve("disk "+d.ID, d.Path); err == nil && d.Backing != "" {
+		d.Backing, err = resolve("disk "+d.ID, d.Backing)
+	}
+	return err
+}
+
+// fillSlots gives every disk of a Spec a place.
+func fillSlots(disks []vm.Disk) {
+	used := make(map[int]bool)
+	for _, d := range disks {
+		used[d.Slot] = true
+	}
+	next := 1
+	for i := range disks {
+		if disks[i].Slot != 0 {
+			continue
+		}
+		for used[next] {
+			next++
+		}
+		disks[i].Slot, used[next] = next, true
+	}
 }
 
 func resolve(what, path string) (string, error) {
@@ -204,7 +231,7 @@ func (s *sockets) closeTheirs() {
 }
 
 // start starts QEMU and returns when it takes commands. Where it returns an error, nothing is left.
-func start(ctx context.Context, log *slog.Logger, path string, c command) (*Instance, error) {
+func start(ctx context.Context, log *slog.Logger, path string, c command) (_ *Instance, err error) {
 	s, err := newSockets()
 	if err != nil {
 		return nil, err
@@ -223,19 +250,37 @@ func start(ctx context.Context, log *slog.Logger, path string, c command) (*Inst
 		s.closeOurs()
 		return nil, fmt.Errorf("transport %.40q: %w: use serial, vsock or leave it empty", c.spec.Transport, errs.ErrInvalid)
 	}
+	var memory *os.File
+	if c.spec.Forkable {
+		if memory, err = ownMemory(ctx, c.spec); err != nil {
+			s.closeOurs()
+			return nil, err
+		}
+		defer func() {
+			if err != nil && memory != nil {
+				memory.Close()
+			}
+		}()
+		c.memoryFD = firstFD + len(s.theirs)
+	}
+	files := s.theirs
+	if memory != nil {
+		files = append(slices.Clip(files), memory)
+	}
 	args := c.args()
 	log.Debug("QEMU command line", "args", args)
 	stderr := &tailBuffer{limit: 8 << 10}
-	p, err := startProcess(path, args, stderr, s.theirs)
+	p, err := startProcess(path, args, stderr, files)
 	if err != nil {
 		s.closeOurs()
 		return nil, err
 	}
 	s.closeTheirs()
-	i := newInstance(log, c, p, s, stderr)
-	if err := i.connect(ctx, c.spec.State); err != nil {
+	i := newInstance(log, c, p, s, stderr, memory)
+	if cerr := i.connect(ctx, c.spec.State); cerr != nil {
 		i.Close()
-		return nil, i.startError(ctx, err)
+		memory = nil // it went with the instance
+		return nil, i.startError(ctx, cerr)
 	}
 	return i, nil
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -42,6 +43,8 @@ type Instance struct {
 
 	migrated chan string // gets the status of a migration that has ended
 	saveable bool        // the memory is a file that the guest writes to
+	memory   *os.File    // the machine's own, where it can be forked; nil otherwise. Closed with the machine
+	forking  sync.Mutex  // held while the machine is forked
 
 	session *mux.Session
 	vsockUp atomic.Bool // the guest has answered on AF_VSOCK
@@ -63,18 +66,19 @@ var (
 	_ vm.Pauser        = (*Instance)(nil)
 	_ vm.ConsoleTailer = (*Instance)(nil)
 	_ vm.Snapshotter   = (*Instance)(nil)
+	_ vm.Forker        = (*Instance)(nil)
 )
 
 // newInstance makes the instance of a process that was started, and the goroutines that own it.
-func newInstance(log *slog.Logger, c command, p *process, s *sockets, stderr *tailBuffer) *Instance {
+func newInstance(log *slog.Logger, c command, p *process, s *sockets, stderr *tailBuffer, memory *os.File) *Instance {
 	i := &Instance{
 		name: c.spec.Name, cid: c.vsockCID, log: log, proc: p, socks: s, stderr: stderr, con: &console{tee: c.spec.Console},
 		opened: make(chan struct{}), ready: make(chan struct{}), done: make(chan struct{}),
 		disks: make(map[string]*disk), deleted: make(map[string]chan struct{}),
-		migrated: make(chan string, 1), saveable: c.spec.MemoryFile != "" && c.spec.State == "",
+		migrated: make(chan string, 1), saveable: c.spec.MemoryFile != "" && c.spec.State == "", memory: memory,
 	}
-	for lun, d := range c.spec.Disks {
-		i.disks[d.ID] = &disk{lun: lun}
+	for _, d := range c.spec.Disks {
+		i.disks[d.ID] = &disk{Disk: d, lun: d.Slot - 1}
 	}
 	i.life, i.die = context.WithCancel(context.Background())
 	i.wg.Go(func() { io.Copy(i.con, s.console) })
@@ -145,6 +149,9 @@ func (i *Instance) own() {
 	i.mu.Unlock()
 	i.wg.Wait()
 	i.socks.closeOurs()
+	if i.memory != nil {
+		i.memory.Close()
+	}
 	i.mu.Lock()
 	i.err = i.why()
 	i.mu.Unlock()

@@ -62,6 +62,20 @@ func startProcess(path string, args []string, stderr io.Writer, files []*os.File
 	return p, nil
 }
 
+// anonymous returns a file in memory, without a name, that is gone when nobody has it any more.
+func anonymous(name string, size int64) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	if err := f.Truncate(size); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
 // kill ends the process. It does not wait.
 func (p *process) kill() { p.cmd.Process.Kill() }
 

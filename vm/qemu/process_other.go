@@ -24,6 +24,10 @@ func startProcess(string, []string, io.Writer, []*os.File) (*process, error) {
 
 func (p *process) kill() {}
 
+func anonymous(string, int64) (*os.File, error) {
+	return nil, fmt.Errorf("make a file in memory: %w", errors.ErrUnsupported)
+}
+
 func pair() (net.Conn, *os.File, error) {
 	return nil, nil, fmt.Errorf("make a socket pair: %w", errors.ErrUnsupported)
 }

@@ -39,7 +39,7 @@ func (d *Driver) Shape(spec vm.Spec) (string, error) {
 		return "", err
 	}
 	// What is a path or a name is left out: the caller knows the kernel and the initramfs by their content.
-	spec.Name, spec.Kernel, spec.Initramfs, spec.MemoryFile, spec.State, spec.Disks = "m", "k", "i", "f", "", nil
+	spec.Name, spec.Kernel, spec.Initramfs, spec.MemoryFile, spec.State, spec.Disks, spec.Forkable = "m", "k", "i", "f", "", nil, false
 	if accel != vm.AcceleratorTCG {
 		return "", fmt.Errorf("save a machine that runs with %s: %w: this is proved for software emulation only", accel, errs.ErrUnsupported)
 	}

@@ -1,0 +1,116 @@
+package qemu
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	diskimage "github.com/arcboxlabs/arcbox-go/internal/disk"
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/fsx"
+	"github.com/arcboxlabs/arcbox-go/vm"
+	"github.com/arcboxlabs/arcbox-go/vm/vmtest/guest"
+)
+
+// TestForkOfARunningMachine saves a machine that runs, twice, with a stream open and disks that were added: it goes on, and
+// so do several children, whose writes none of the files see.
+func TestForkOfARunningMachine(t *testing.T) {
+	dir := t.TempDir()
+	spec := testSpec(t)
+	spec.CPUs, spec.Memory, spec.Forkable = 2, 256<<20, true
+	parent := startT(t, spec)
+	ctx := testContext(t)
+	image := filepath.Join(dir, "image")
+	require.NoError(t, os.WriteFile(image, append([]byte("content\n"), make([]byte, 1<<20)...), 0o600))
+	data := filepath.Join(dir, "data")
+	require.NoError(t, fsx.CloneFile(ctx, data, image))
+	for id, path := range map[string]string{"layer": image, "data": data} {
+		require.NoError(t, parent.AttachDisk(ctx, vm.Disk{ID: id, Path: path, ReadOnly: id == "layer"}))
+		require.Equal(t, "yes", ask(t, parent, "wait "+id))
+	}
+	echo, err := parent.Dial(ctx, guest.PortEcho)
+	require.NoError(t, err)
+	defer echo.Close()
+	say := func() {
+		_, err := io.WriteString(echo, "still")
+		require.NoError(t, err)
+		b := make([]byte, 5)
+		_, err = io.ReadFull(echo, b)
+		require.NoError(t, err)
+		require.Equal(t, "still", string(b))
+	}
+	say()
+
+	memory, state := filepath.Join(dir, "memory"), filepath.Join(dir, "state")
+	base := filepath.Join(dir, "base")
+	var disks []vm.Disk
+	for range 2 {
+		_ = os.Remove(memory)
+		_ = os.Remove(state)
+		began := time.Now()
+		require.NoError(t, parent.Fork(ctx, memory, state, func(all []vm.Disk) error {
+			disks = all
+			_ = os.Remove(base)
+			return fsx.CloneFile(ctx, base, data)
+		}))
+		say()
+		t.Logf("forked in %v", time.Since(began))
+	}
+	require.Len(t, disks, 2)
+	require.ErrorIs(t, parent.Fork(ctx, memory, filepath.Join(dir, "x"), nil), os.ErrExist)
+	require.NoFileExists(t, filepath.Join(dir, "x"))
+	boom := func([]vm.Disk) error { return errs.ErrConflict }
+	require.ErrorIs(t, parent.Fork(ctx, filepath.Join(dir, "m"), filepath.Join(dir, "x"), boom), errs.ErrConflict)
+	require.NoFileExists(t, filepath.Join(dir, "m"))
+	say()
+
+	digest := fileDigest(t, memory)
+	spec.MemoryFile, spec.State = memory, state
+	var wg sync.WaitGroup
+	for n := range 4 {
+		spec := spec
+		spec.Forkable = n == 3 // a child can have children
+		spec.Disks = nil
+		for _, d := range disks {
+			if d.ID == "data" {
+				d.Path, d.Backing = filepath.Join(t.TempDir(), "overlay"), base
+				require.NoError(t, diskimage.CreateOverlay(d.Path, 1<<20+512))
+			}
+			spec.Disks = append(spec.Disks, d)
+		}
+		wg.Go(func() {
+			began := time.Now()
+			inst, err := New(Config{Logger: testLogger(t)}).Start(testContext(t), spec)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer inst.Close()
+			child := inst.(*Instance)
+			for _, id := range []string{"layer", "data"} {
+				if got := ask(t, child, "read "+id); got != "content" {
+					t.Error(got)
+				}
+			}
+			t.Logf("child answers after %v", time.Since(began))
+			if err := child.AttachDisk(testContext(t), vm.Disk{ID: "more", Path: image, ReadOnly: true}); err != nil {
+				t.Error(err)
+			}
+			if got := ask(t, child, "wait more"); got != "yes" {
+				t.Error(got)
+			}
+			forked := child.Fork(testContext(t), filepath.Join(t.TempDir(), "m"), filepath.Join(t.TempDir(), "s"), func([]vm.Disk) error { return nil })
+			if (forked == nil) != spec.Forkable {
+				t.Error(forked)
+			}
+		})
+	}
+	wg.Wait()
+	say()
+	require.Equal(t, digest, fileDigest(t, memory), "no child changes the memory that it began with")
+}
