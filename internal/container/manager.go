@@ -38,6 +38,12 @@ type Machine interface {
 type Images interface {
 	Get(ctx context.Context, ref string) (image.Image, error)
 	Layers(ctx context.Context, img image.Image) ([]image.LayerDisk, error)
+	// Use is Get for a container, which needs the image until Unuse. Renew changes what is known of the container.
+	Use(ctx context.Context, ref string, by image.User) (image.Image, error)
+	Renew(by image.User)
+	Unuse(id string)
+	// Restore says which containers need which images, of all containers in the groups that are ours.
+	Restore(ctx context.Context, ours func(group string) bool, users []image.User) error
 }
 
 // Config is what a Manager needs.
@@ -129,11 +135,12 @@ func NewManager(cfg Config) (*Manager, error) {
 	}
 	m := &Manager{cfg: cfg, entries: make(map[string]*entry), names: make(map[string]string)}
 	if cfg.Dir != "" {
-		infos, err := loadRecords(cfg.Dir, cfg.keeps, cfg.Logger)
+		m.records = newRecords(cfg.Dir, cfg.Logger)
+		infos, err := m.load(cfg.keeps)
 		if err != nil {
+			m.records.close()
 			return nil, err
 		}
-		m.records = newRecords(cfg.Dir, cfg.Logger)
 		for _, info := range infos {
 			m.restore(info)
 		}
@@ -163,15 +170,22 @@ func (m *Manager) Close() {
 }
 
 // Create makes a container and returns its record.
-func (m *Manager) Create(ctx context.Context, spec Spec) (Info, error) {
+func (m *Manager) Create(ctx context.Context, spec Spec) (_ Info, err error) {
 	if err := spec.Validate(); err != nil {
 		return Info{}, err
 	}
-	img, err := m.cfg.Images.Get(ctx, spec.Image)
+	id := newID()
+	name := first(spec.Name, id[:12])
+	machine := first(spec.Machine, DefaultMachine)
+	img, err := m.cfg.Images.Use(ctx, spec.Image, m.user(Info{ID: id, Name: name, Machine: machine, Spec: spec}))
 	if err != nil {
 		return Info{}, err
 	}
-	id := newID()
+	defer func() {
+		if err != nil {
+			m.cfg.Images.Unuse(id)
+		}
+	}()
 	req, err := m.compile(id, spec, img) // before a machine is started for it
 	if err != nil {
 		return Info{}, err
@@ -180,7 +194,6 @@ func (m *Manager) Create(ctx context.Context, spec Spec) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	name := first(spec.Name, id[:12])
 	if err := m.reserve(name, id); err != nil {
 		return Info{}, err
 	}
@@ -193,7 +206,7 @@ func (m *Manager) Create(ctx context.Context, spec Spec) (Info, error) {
 	e := newEntry(Info{
 		ID: id, Name: name, Image: spec.Image, ImageID: img.ID.String(), State: StateCreated, Created: time.Now(),
 		Args: req.Process.Args, Env: req.Process.Env, WorkingDir: req.Process.Cwd, User: req.Process.User,
-		Machine: first(spec.Machine, DefaultMachine),
+		Machine: machine,
 		Labels:  mergeLabels(img.Config.Labels, spec.Labels), StopSignal: stopSignal(spec.StopSignal, img.Config.StopSignal),
 		Check: check, Mounts: points, Spec: spec,
 	})

@@ -38,6 +38,16 @@ func (fakeImages) Layers(context.Context, image.Image) ([]image.LayerDisk, error
 	return []image.LayerDisk{{Serial: "l1"}}, nil
 }
 
+func (f fakeImages) Use(ctx context.Context, ref string, _ image.User) (image.Image, error) {
+	return f.Get(ctx, ref)
+}
+
+func (fakeImages) Renew(image.User) {}
+
+func (fakeImages) Unuse(string) {}
+
+func (fakeImages) Restore(context.Context, func(string) bool, []image.User) error { return nil }
+
 // fakeMachine is a guest that keeps the rules of the agent: it knows what exists and what runs.
 type fakeMachine struct {
 	mgr        *Manager

@@ -297,6 +297,7 @@ func (m *Manager) forget(e *entry, volumes bool) {
 	delete(m.entries, e.id)
 	delete(m.names, e.info.Name)
 	m.cfg.Volumes.Release(e.id, volumes)
+	m.cfg.Images.Unuse(e.id)
 	e.drop()
 	close(e.gone)
 	m.publish(event.ContainerRemoved, e.info, nil)

@@ -276,7 +276,7 @@ func (m *Manager) LoadMachine(machine string) error {
 	if m.records == nil {
 		return nil
 	}
-	infos, err := loadRecords(m.cfg.Dir, func(name string) bool { return name == machine }, m.cfg.Logger)
+	infos, err := m.load(func(name string) bool { return name == machine })
 	if err != nil {
 		return err
 	}

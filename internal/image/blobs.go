@@ -28,6 +28,7 @@ type blobStore struct {
 	root    string
 	session string // directory for what is being written
 	unlock  func() // of the session
+	leases  leases
 }
 
 var (
@@ -40,11 +41,7 @@ var (
 // open makes this store's session and removes those of processes that died.
 func (b *blobStore) open() error {
 	ingest := filepath.Join(b.root, "ingest")
-	// The lock keeps a session that has its directory but not yet its lock from being taken for a dead one. It is held for
-	// a few system calls; the bound is for a holder that has been stopped.
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	unlock, err := fsx.Lock(ctx, filepath.Join(b.root, "locks", "ingest"), true)
+	unlock, err := b.lockIngest(context.Background())
 	if err != nil {
 		return err
 	}
@@ -73,12 +70,24 @@ func (b *blobStore) open() error {
 	if err := os.Mkdir(b.session, 0o700); err != nil {
 		return fmt.Errorf("make session: %w", err)
 	}
+	b.leases.gc, b.leases.path = filepath.Join(b.root, "locks", "gc"), filepath.Join(b.session, leaseFile)
 	b.unlock, err = fsx.TryLock(filepath.Join(b.session, "lock"), true)
 	return err
 }
 
+// lockIngest keeps a session that has its directory but not yet its lock, or not any more, from being taken for a dead
+// one. It is held for a few system calls; the bound is for a holder that has been stopped.
+func (b *blobStore) lockIngest(ctx context.Context) (func(), error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return fsx.Lock(ctx, filepath.Join(b.root, "locks", "ingest"), true)
+}
+
 func (b *blobStore) close() error {
 	defer b.unlock()
+	if unlock, err := b.lockIngest(context.Background()); err == nil {
+		defer unlock()
+	}
 	if err := os.RemoveAll(b.session); err != nil {
 		return fmt.Errorf("remove session: %w", err)
 	}
@@ -104,9 +113,12 @@ func checkDigest(d digest.Digest) error {
 }
 
 // Info returns size and time of a blob, or errs.ErrNotFound.
-func (b *blobStore) Info(_ context.Context, d digest.Digest) (content.Info, error) {
+func (b *blobStore) Info(ctx context.Context, d digest.Digest) (content.Info, error) {
 	path, err := b.path(d)
 	if err != nil {
+		return content.Info{}, err
+	}
+	if err := b.leases.take(ctx, d); err != nil {
 		return content.Info{}, err
 	}
 	info, err := os.Stat(path)
@@ -315,7 +327,7 @@ func (w *blobWriter) Truncate(size int64) error {
 
 // Commit verifies size (0 is any) and digest ("" is any) and makes the blob visible. A blob that is there already is
 // replaced by the same content. The writer is closed in every case.
-func (w *blobWriter) Commit(_ context.Context, size int64, expected digest.Digest, _ ...content.Opt) error {
+func (w *blobWriter) Commit(ctx context.Context, size int64, expected digest.Digest, _ ...content.Opt) error {
 	defer func() { _ = w.Close() }()
 	got := w.Digest()
 	if st, _ := w.Status(); size > 0 && st.Offset != size {
@@ -326,6 +338,9 @@ func (w *blobWriter) Commit(_ context.Context, size int64, expected digest.Diges
 	}
 	path, err := w.b.path(got)
 	if err != nil {
+		return err
+	}
+	if err := w.b.leases.take(ctx, got); err != nil {
 		return err
 	}
 	w.mu.Lock()

@@ -56,7 +56,7 @@ func TestCommit(t *testing.T) {
 			again, err := s.Get(ctx, name)
 			require.NoError(t, err)
 			require.Equal(t, img, again)
-			_, err = s.Prune(ctx)
+			_, err = s.Prune(ctx, PruneOptions{})
 			require.NoError(t, err)
 			_, err = s.Get(ctx, img.ID.String())
 			require.NoError(t, err, "what the image needs is kept")

@@ -7,13 +7,14 @@
 //	layers/<hex>-<n>.ext4   layer images, named by the DiffID and the converter's version
 //	records/<hex>.json      one per image, named by its ID
 //	refs/<hex>.json         one per name, named by the hash of the name
+//	uses/<id>.json          one per container, of an image that it needs
 //	partial/<hex>           what broken-off pulls have of a blob: not verified, the next pull goes on behind it
 //	ingest/<random>/        what an open Store is writing; removed with it, or by the next one if it died
 //	locks/                  locks between processes
 //
 // A file appears under its name in one step when it is whole and durable, so a reader needs no lock and a crash leaves
 // nothing half-done visible. Several processes share a directory: work on one blob or layer is done once, behind a lock on
-// its digest; Prune excludes everything else by a lock that all operations share.
+// its digest. Operations lease the content they need, so that Prune leaves it alone: see leases.
 //
 // # Trust
 //

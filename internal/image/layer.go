@@ -133,6 +133,9 @@ func (s *Store) makeLayer(ctx context.Context, diffID digest.Digest, r io.Reader
 	if err != nil {
 		return err
 	}
+	if err := s.lease(ctx, diffID); err != nil {
+		return err
+	}
 	f, err := fsx.CreateIn(s.blobs.session, path, 0o400)
 	if err != nil {
 		return err
@@ -186,6 +189,9 @@ func checksum(ctx context.Context, f io.ReaderAt, size int64) (uint32, error) {
 func (s *Store) findLayer(ctx context.Context, diffID digest.Digest) (LayerDisk, error) {
 	path, err := s.layerPath(diffID)
 	if err != nil {
+		return LayerDisk{}, err
+	}
+	if err := s.lease(ctx, diffID); err != nil {
 		return LayerDisk{}, err
 	}
 	f, err := os.Open(path)

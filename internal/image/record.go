@@ -102,8 +102,12 @@ func writeJSON(path string, v any) error {
 	return fsx.WriteFile(path, append(data, '\n'), 0o600)
 }
 
-// save makes an image visible under the names. Its blobs and layer images are there.
+// save makes an image visible under the names. A blob of it that is not there, because another image that had it was
+// removed meanwhile, is errs.ErrNotFound.
 func (s *Store) save(ctx context.Context, r record, names []string, target digest.Digest) error {
+	if err := s.hasBlobs(ctx, r); err != nil {
+		return err
+	}
 	unlock, err := fsx.Lock(ctx, s.lockPath("records"), true)
 	if err != nil {
 		return err
@@ -118,6 +122,25 @@ func (s *Store) save(ctx context.Context, r record, names []string, target diges
 		}
 	}
 	return nil
+}
+
+// hasBlobs leases the blobs of an image and finds out whether they are there.
+func (s *Store) hasBlobs(ctx context.Context, r record) error {
+	for _, d := range r.blobs() {
+		if _, err := s.blobs.Info(ctx, d); err != nil {
+			return fmt.Errorf("record image %s: %w", r.ID, err)
+		}
+	}
+	return nil
+}
+
+// blobs are what an image cannot do without.
+func (r record) blobs() []digest.Digest {
+	out := []digest.Digest{r.ID, r.Manifest.Digest}
+	for _, l := range r.Layers {
+		out = append(out, l.Digest)
+	}
+	return out
 }
 
 func (s *Store) writeRef(name string, id, target digest.Digest) error {

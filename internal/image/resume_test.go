@@ -146,7 +146,7 @@ func TestPruneRemovesWhatBrokenPullsLeft(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "images")
 	halfPulled(t, reg, ref, blob, dir)
 	s := openStore(t, func(c *Config) { c.Dir = dir })
-	p, err := s.Prune(t.Context())
+	p, err := s.Prune(t.Context(), PruneOptions{})
 	require.NoError(t, err)
 	require.Equal(t, 1, p.Blobs)
 	require.Greater(t, p.Bytes, int64(100_000))

@@ -101,7 +101,7 @@ func Open(cfg Config) (*Store, error) {
 	if err := s.setTransport(); err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
-	for _, sub := range []string{"", "blobs/sha256", "layers", "records", "refs", "partial", "ingest", "locks"} {
+	for _, sub := range []string{"", "blobs/sha256", "layers", "records", "refs", "uses", "partial", "ingest", "locks"} {
 		if err := os.MkdirAll(filepath.Join(dir, filepath.FromSlash(sub)), 0o700); err != nil {
 			return nil, fmt.Errorf("open image store, make its directories writable: %w", err)
 		}
@@ -131,8 +131,8 @@ func (s *Store) Close() error {
 	return s.blobs.close()
 }
 
-// begin starts an operation: it joins the caller's context with the store's life and, for operations that read or write
-// content, excludes Prune. The function it returns ends the operation and must be called.
+// begin starts an operation: it joins the caller's context with the store's life. An operation that reads or writes content
+// may lease it. The function it returns ends the operation and must be called.
 func (s *Store) begin(ctx context.Context, content bool) (context.Context, func(), error) {
 	s.mu.Lock()
 	if s.closed {
@@ -141,18 +141,21 @@ func (s *Store) begin(ctx context.Context, content bool) (context.Context, func(
 	}
 	s.ops.Add(1)
 	s.mu.Unlock()
+	if content {
+		s.blobs.leases.enter()
+	}
 	opCtx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(s.ctx, func() { cancel(context.Cause(s.ctx)) })
-	end := func() { stop(); cancel(nil); s.ops.Done() }
-	if !content {
-		return opCtx, end, nil
-	}
-	unlock, err := fsx.Lock(opCtx, s.lockPath("gc"), false)
-	if err != nil {
-		end()
-		return nil, nil, err
-	}
-	return opCtx, func() { unlock(); end() }, nil
+	return opCtx, func() {
+		stop()
+		cancel(nil)
+		if content {
+			if err := s.blobs.leases.leave(); err != nil {
+				s.log.Warn("content is kept longer than needed", "err", err)
+			}
+		}
+		s.ops.Done()
+	}, nil
 }
 
 func (s *Store) lockPath(name string) string { return filepath.Join(s.dir, "locks", name) }
@@ -168,13 +171,16 @@ func (s *Store) lockWork(ctx context.Context, name string) (func(), error) {
 	return func() { _ = os.Remove(path); unlock() }, nil
 }
 
-// sweepRecords removes temporary files of record writers that died. Writers hold the same lock.
+// sweepRecords removes what writers of records that died left, and users of images that died. Writers hold the same lock.
 func (s *Store) sweepRecords() {
 	unlock, err := fsx.TryLock(s.lockPath("records"), true)
 	if err != nil {
 		return // somebody writes: another Open will do it
 	}
 	defer unlock()
+	if err := s.sweepUses(context.Background()); err != nil {
+		s.log.Warn("users of images that ended stay", "err", err)
+	}
 	for _, sub := range []string{"records", "refs"} {
 		if err := fsx.SweepTemp(filepath.Join(s.dir, sub), time.Now().Add(time.Hour)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			s.log.Warn("left-over files stay", "dir", sub, "err", err)

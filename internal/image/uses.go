@@ -1,0 +1,236 @@
+package image
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/fsx"
+	"github.com/opencontainers/go-digest"
+)
+
+// User is who needs an image for longer than a call: a container.
+type User struct {
+	ID    string        // unique; letters, digits, '-' and '_'
+	Name  string        // for messages
+	Image digest.Digest // that it needs
+	Group string        // of users with one owner, see Restore
+	// Lasting says that it outlives the Store. Another one needs its image until the Store is closed or its process ends.
+	Lasting bool
+}
+
+// use is the record of a user.
+type use struct {
+	Name    string        `json:"name"`
+	Image   digest.Digest `json:"image"`
+	Group   string        `json:"group,omitempty"`
+	Session string        `json:"session,omitempty"` // that it ends with; "" is lasting
+}
+
+func (s *Store) usePath(id string) string { return filepath.Join(s.dir, "uses", id+".json") }
+
+// Use finds an image as Get does and records that the user needs it, so that Prune keeps all of it. by.Image is not looked
+// at. A second call for one user takes the place of the first.
+func (s *Store) Use(ctx context.Context, ref string, by User) (Image, error) {
+	ctx, end, err := s.begin(ctx, false)
+	if err != nil {
+		return Image{}, err
+	}
+	defer end()
+	// Nobody takes the image away between finding and recording.
+	unlock, err := fsx.Lock(ctx, s.lockPath("records"), false)
+	if err != nil {
+		return Image{}, err
+	}
+	defer unlock()
+	rec, err := s.resolve(ref)
+	if err != nil {
+		return Image{}, err
+	}
+	by.Image = rec.ID
+	if err := s.writeUse(by); err != nil {
+		return Image{}, err
+	}
+	now := time.Now()
+	if err := os.Chtimes(s.recordPath(rec.ID), time.Time{}, now); err != nil {
+		s.log.Warn("when the image was used is not recorded", "image", rec.ID, "err", err)
+	}
+	refs, err := s.refs(func(err error) { s.log.Warn("image name passed over", "err", err) })
+	if err != nil {
+		return Image{}, err
+	}
+	img, err := s.image(rec, refs[rec.ID])
+	if err != nil {
+		s.Unuse(by.ID)
+	}
+	return img, err
+}
+
+// writeUse records a user. That is not durable: Restore writes again what a power cut has taken.
+func (s *Store) writeUse(by User) error {
+	if by.ID == "" || strings.ContainsFunc(by.ID, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_')
+	}) {
+		return fmt.Errorf("user %.80q of an image: %w", by.ID, errs.ErrInvalid)
+	}
+	u := use{Name: by.Name, Image: by.Image, Group: by.Group}
+	if !by.Lasting {
+		u.Session = filepath.Base(s.blobs.session)
+	}
+	data, err := json.Marshal(u)
+	if err != nil {
+		return fmt.Errorf("record use of image: %w", err)
+	}
+	f, err := os.CreateTemp(s.blobs.session, "use-*")
+	if err != nil {
+		return fmt.Errorf("record use of image: %w", err)
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), s.usePath(by.ID))
+	}
+	if err != nil {
+		return fmt.Errorf("record use of image: %w", errors.Join(err, os.RemoveAll(f.Name())))
+	}
+	return nil
+}
+
+// Unuse ends what Use began. A user that is not known is no error.
+func (s *Store) Unuse(id string) {
+	if err := os.Remove(s.usePath(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.log.Warn("image is kept longer than needed", "user", id, "err", err)
+	}
+}
+
+// Renew changes what is known of a user, which needs the image already.
+func (s *Store) Renew(by User) {
+	if err := s.writeUse(by); err != nil {
+		s.log.Warn("user of an image keeps its name", "user", by.ID, "err", err)
+	}
+}
+
+// Restore makes the users of the groups that are ours those that are given, and no others but those that end with a
+// Store. The owner of the groups calls it when it begins: it knows them, whatever a crash or a power cut has left here.
+func (s *Store) Restore(ctx context.Context, ours func(group string) bool, users []User) error {
+	ctx, end, err := s.begin(ctx, false)
+	if err != nil {
+		return err
+	}
+	defer end()
+	unlock, err := fsx.Lock(ctx, s.lockPath("records"), false)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	known := map[string]bool{}
+	for _, u := range users {
+		known[u.ID] = true
+		if err := s.writeUse(u); err != nil {
+			return err
+		}
+	}
+	return s.eachUse(func(id string, u use, err error) {
+		if err == nil && !known[id] && u.Session == "" && ours(u.Group) {
+			s.Unuse(id)
+		}
+	})
+}
+
+// eachUse calls do for every record of a user, with errs.ErrCorrupt for one that cannot be read: a power cut may leave
+// such, of users that ended with it or that Restore writes again.
+func (s *Store) eachUse(do func(id string, u use, err error)) error {
+	return s.eachFile("uses", func(path string) {
+		var u use
+		err := readJSON(path, &u, func() bool { return checkDigest(u.Image) == nil })
+		if !errors.Is(err, fs.ErrNotExist) {
+			do(strings.TrimSuffix(filepath.Base(path), ".json"), u, err)
+		}
+	})
+}
+
+// Users returns who needs which image, in every process, sorted by name.
+func (s *Store) Users(ctx context.Context) (map[digest.Digest][]User, error) {
+	ctx, end, err := s.begin(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	return s.users(ctx)
+}
+
+func (s *Store) users(ctx context.Context) (map[digest.Digest][]User, error) {
+	out, _, err := s.readUses(ctx)
+	return out, err
+}
+
+// readUses returns the users by image, and the ids of those that are none any more.
+func (s *Store) readUses(ctx context.Context) (users map[digest.Digest][]User, dead []string, err error) {
+	// Which sessions live is asked after the records were read: one that begins meanwhile has none of them.
+	uses := map[string]use{}
+	err = s.eachUse(func(id string, u use, err error) {
+		if err != nil {
+			s.log.Warn("user of an image passed over", "err", err)
+			dead = append(dead, id)
+			return
+		}
+		uses[id] = u
+	})
+	if err != nil || len(uses) == 0 {
+		return nil, dead, err
+	}
+	alive := map[string]bool{"": true}
+	if err := s.blobs.sessions(ctx, func(dir string, lives bool) error {
+		alive[filepath.Base(dir)] = lives
+		return nil
+	}); err != nil {
+		return nil, nil, err
+	}
+	users = map[digest.Digest][]User{}
+	for id, u := range uses {
+		if !alive[u.Session] {
+			dead = append(dead, id)
+			continue
+		}
+		users[u.Image] = append(users[u.Image], User{ID: id, Name: u.Name, Image: u.Image, Group: u.Group, Lasting: u.Session == ""})
+	}
+	for _, list := range users {
+		slices.SortFunc(list, func(a, b User) int { return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID)) })
+	}
+	return users, dead, nil
+}
+
+// sweepUses removes the records of users that ended with their process. The caller holds the lock of the records alone.
+func (s *Store) sweepUses(ctx context.Context) error {
+	_, dead, err := s.readUses(ctx)
+	for _, id := range dead {
+		s.Unuse(id)
+	}
+	return err
+}
+
+// checkUnused returns errs.ErrInUse where containers need an image, and names them.
+func (s *Store) checkUnused(ctx context.Context, id digest.Digest) error {
+	users, err := s.users(ctx)
+	if err != nil || len(users[id]) == 0 {
+		return err
+	}
+	names := make([]string, 0, len(users[id]))
+	for _, u := range users[id] {
+		names = append(names, u.Name)
+	}
+	const most = 10
+	list := strings.Join(names[:min(len(names), most)], ", ")
+	if len(names) > most {
+		list += fmt.Sprintf(" and %d more", len(names)-most)
+	}
+	return fmt.Errorf("image %s: %w by the containers %s: remove those, or force it", id, errs.ErrInUse, list)
+}
