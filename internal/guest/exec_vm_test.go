@@ -93,7 +93,7 @@ func TestExecIsInTheContainer(t *testing.T) {
 	e := &execs{m: m, id: m.idle(t, layers("base", "users"), func(r *api.CreateRequest) { r.Hostname = "box" })}
 	require.Equal(t, `box
 /
-uid=0(root) gid=0(root) groups=10(wheel)
+uid=0(root) gid=0(root) groups=0(root),10(wheel)
 HOME=/root
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 PWD=/

@@ -71,7 +71,7 @@ func TestProcessOptions(t *testing.T) {
 			r.Process.Rlimits = []api.Rlimit{{Type: "RLIMIT_NOFILE", Soft: 100, Hard: 200}, {Type: "RLIMIT_CORE"}}
 		}},
 		"OOM score": {`cat /proc/self/oom_score_adj`, "-500\n", func(r *api.CreateRequest) { r.Process.OOMScoreAdj = -500 }},
-		"groups": {`set -- $(grep ^Groups: /proc/self/status); shift; echo $@`, "10 29 77\n", func(r *api.CreateRequest) {
+		"groups": {`set -- $(grep ^Groups: /proc/self/status); shift; echo $@`, "10 29 77 1001\n", func(r *api.CreateRequest) {
 			layers("base", "users")(r)
 			r.Process.User, r.Process.Groups = "app", []string{"77", "audio"}
 		}},

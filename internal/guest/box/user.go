@@ -65,8 +65,12 @@ func lookupUser(spec string, passwd, group []byte) (user, error) {
 	return u, err
 }
 
-// join adds the groups of a list, names or numbers.
+// join adds the groups of a list, names or numbers, and the user's own, as initgroups(3) does: where that were no
+// supplementary group, a set-group-id program would leave it, and with it what the group is denied.
 func (u *user) join(list []string, group []byte) error {
+	if !slices.Contains(u.groups, u.gid) {
+		u.groups = append([]uint32{u.gid}, u.groups...)
+	}
 	for _, name := range list {
 		gid, err := lookupGroup(name, group)
 		if err != nil {
@@ -99,7 +103,7 @@ func memberships(group []byte, login string) []uint32 {
 	}
 	for f := range fields(group, 4) {
 		gid, ok := parseID(f[2])
-		if !ok || len(out) == maxGroups {
+		if !ok || len(out) == maxGroups-1 { // one is the user's own
 			continue
 		}
 		for member := range strings.SplitSeq(f[3], ",") {
