@@ -128,8 +128,10 @@ type sharedRuntime struct {
 	once sync.Once
 	rt   *arcbox.Runtime
 	con  consoleLog
-	dir  string
-	err  error
+
+	programs string // the image of realPrograms, once that is there
+	dir      string
+	err      error
 }
 
 func (s *sharedRuntime) get(t testing.TB) *arcbox.Runtime {
