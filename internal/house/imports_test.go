@@ -48,7 +48,7 @@ func layers() map[string][]string {
 		"internal/container": {
 			"agent", "agent/api", "event", "internal/image", "internal/volume", "internal/network", "internal/share", "internal/seccomp", "internal/fsx", errs,
 		},
-		"internal/image/imagetest": {"internal/image", errs},
+		"internal/image/imagetest": {"internal/image", "internal/fsx", errs},
 		"machine":                  {"agent", "agent/api", "boot", "vm", "internal/disk", "internal/fsx", errs},
 		"internal/machines":        {"machine", "lifecycle", "event", "internal/disk", "internal/fsx", errs},
 		".":                        {"agent", "agent/api", "boot", "event", "lifecycle", "machine", "vm", "vm/qemu", "vm/vz", "internal/..."},
