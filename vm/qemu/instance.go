@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/arcboxlabs/arcbox-go/internal/console"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/mux"
 	"github.com/arcboxlabs/arcbox-go/vm"
@@ -31,7 +32,7 @@ type Instance struct {
 	proc   *process
 	socks  *sockets
 	stderr *tailBuffer
-	con    *console
+	con    *console.Log
 	qmp    *qmp // set by connect
 
 	life   context.Context // ends with the process
@@ -72,7 +73,7 @@ var (
 // newInstance makes the instance of a process that was started, and the goroutines that own it.
 func newInstance(log *slog.Logger, c command, p *process, s *sockets, stderr *tailBuffer, memory *os.File) *Instance {
 	i := &Instance{
-		name: c.spec.Name, cid: c.vsockCID, log: log, proc: p, socks: s, stderr: stderr, con: &console{tee: c.spec.Console},
+		name: c.spec.Name, cid: c.vsockCID, log: log, proc: p, socks: s, stderr: stderr, con: &console.Log{Tee: c.spec.Console},
 		opened: make(chan struct{}), ready: make(chan struct{}), done: make(chan struct{}),
 		disks: make(map[string]*disk), deleted: make(map[string]chan struct{}),
 		migrated: make(chan string, 1), saveable: c.spec.MemoryFile != "" && c.spec.State == "", memory: memory,
@@ -173,7 +174,7 @@ func (i *Instance) why() error {
 		text = "the guest broke the link to its agent: " + i.linkErr.Error()
 	case i.reason == "guest-reset" || i.reason == "guest-panic":
 		text = "the guest reset itself"
-		if line := i.con.panicLine(); line != "" {
+		if line := i.con.PanicLine(); line != "" {
 			text = "the guest's kernel panicked: " + line
 		}
 	default:
@@ -182,7 +183,7 @@ func (i *Instance) why() error {
 			text += ": " + s
 		}
 	}
-	if lines := i.con.lastWords(); len(lines) > 0 {
+	if lines := i.con.LastWords(); len(lines) > 0 {
 		text += "; last lines of the console:\n\t" + strings.Join(lines, "\n\t")
 	}
 	return fmt.Errorf("machine %s: %w: %s", i.name, errs.ErrUnavailable, text)
@@ -380,4 +381,4 @@ func (i *Instance) Close() error {
 }
 
 // ConsoleTail returns the last lines of the guest's console. See vm.ConsoleTailer. It keeps at most 200.
-func (i *Instance) ConsoleTail() string { return strings.Join(i.con.tail(consoleLines), "\n") }
+func (i *Instance) ConsoleTail() string { return strings.Join(i.con.Tail(console.MaxLines), "\n") }
