@@ -16,6 +16,7 @@ const (
 	MaxName       = 64 // bytes
 	MaxSlot       = 16384
 	MaxDiskID     = 20 // bytes: what a SCSI serial number takes
+	MaxShareTag   = 35 // bytes: what virtio-fs takes, without the zero after it
 )
 
 // Complete returns the Spec with every default filled in, where "" for Arch becomes hostArch. It returns ErrInvalid for
@@ -73,6 +74,22 @@ func (s Spec) check() error {
 			return fmt.Errorf("disk %q of a machine that goes on from a saved state: it needs its slot", d.ID)
 		}
 		slots[d.Slot] = true
+	}
+	return s.checkShares()
+}
+
+func (s Spec) checkShares() error {
+	seen := make(map[string]bool)
+	for _, h := range s.Shares {
+		switch {
+		case h.Tag == "" || len(h.Tag) > MaxShareTag || !onlyWord(h.Tag, "."):
+			return fmt.Errorf("share %.80q: use 1 to %d letters, digits, '-', '_' and '.'", h.Tag, MaxShareTag)
+		case h.Path == "" || strings.ContainsRune(h.Path, 0):
+			return fmt.Errorf("share %q has no usable path", h.Tag)
+		case seen[h.Tag]:
+			return fmt.Errorf("share %q twice", h.Tag)
+		}
+		seen[h.Tag] = true
 	}
 	return nil
 }

@@ -37,6 +37,10 @@ func TestCompleteRefuses(t *testing.T) {
 		"disk's odd ID":    func(s *Spec) { s.Disks = []Disk{{ID: "ä", Path: "p"}} },
 		"disk's odd path":  func(s *Spec) { s.Disks = []Disk{{ID: "d", Path: "a\x00b"}} },
 		"disk twice":       func(s *Spec) { s.Disks = []Disk{{ID: "d", Path: "p"}, {ID: "d", Path: "q"}} },
+		"share's tag":      func(s *Spec) { s.Shares = []Share{{Tag: "a b", Path: "p"}} },
+		"share's long tag": func(s *Spec) { s.Shares = []Share{{Tag: strings.Repeat("s", MaxShareTag+1), Path: "p"}} },
+		"share's path":     func(s *Spec) { s.Shares = []Share{{Tag: "a"}} },
+		"share twice":      func(s *Spec) { s.Shares = []Share{{Tag: "a", Path: "p"}, {Tag: "a", Path: "q"}} },
 		"disk without any": func(s *Spec) { s.Disks = []Disk{{}} },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -13,11 +13,31 @@ import (
 type Driver interface {
 	// Name returns the driver's name, for example "qemu".
 	Name() string
+	// Capabilities tells what the driver's machines can do on this host.
+	Capabilities() Capabilities
 	// Start starts a machine. It returns when the hypervisor runs; the guest may still be booting, which Dial waits for.
 	// ctx bounds the start, not the machine. Where Start returns an error, nothing is left. The error wraps ErrInvalid for
 	// a Spec that says nonsense, ErrNotFound for a file that does not exist, ErrUnsupported for what this host or driver
 	// cannot do, and ErrUnavailable where the hypervisor is missing or ended.
 	Start(ctx context.Context, spec Spec) (Instance, error)
+}
+
+// Capabilities are what the machines of a driver can do. What one lacks is ErrUnsupported for who asks for it all the same.
+type Capabilities struct {
+	Console bool // instances are ConsoleTailers
+	Pause   bool // instances are Pausers
+
+	// Disks while the machine runs: instances are DiskAttachers where there is any of this.
+	AttachReadOnly bool // read-only ones can be added
+	AttachWritable bool // others too; without it they belong into Spec.Disks
+	Detach         bool // the guest has let a disk go when DetachDisk returns; without it only those attached later go, from sight
+
+	Snapshot    bool // the driver is a Shaper and its instances are Snapshotters, at least for some Specs
+	SharedState bool // machines that go on from one state share the memory that they do not write
+
+	ForeignArch bool // guests of another architecture than the host's run, emulated
+	Shares      bool // Spec.Shares
+	Rosetta     bool // Spec.Rosetta
 }
 
 // Instance is a started machine. Its methods may be called from many goroutines.
@@ -120,6 +140,12 @@ type Spec struct {
 	Console     io.Writer   // gets the guest's console output; nil drops it. Write must not block for long
 	Accelerator Accelerator // zero chooses
 	Transport   Transport   // zero chooses
+	Shares      []Share     // directories of the host that the guest can mount; Capabilities.Shares
+	Rosetta     bool        // programs for amd64 run on an arm64 Mac; Capabilities.Rosetta
+
+	// Dir is a directory of this machine alone, in which the driver may keep files while it runs. It must be on the file
+	// system of the disks that are attached later. "" lets the driver take one of the system's.
+	Dir string
 
 	// MemoryFile is a file that is the machine's memory: what the guest writes is in it. It is made where it does not
 	// exist. "" is memory of the machine's own.
@@ -145,4 +171,11 @@ type Disk struct {
 	// Slot is the place on the bus, from 1. 0 is a free one. A machine that goes on from a state has its disks where they
 	// were.
 	Slot int
+}
+
+// Share is a directory of the host that a guest can mount as virtio-fs.
+type Share struct {
+	Tag      string // by which the guest mounts it: 1 to 35 letters, digits, '-', '_' and '.'
+	Path     string // of the directory
+	ReadOnly bool
 }

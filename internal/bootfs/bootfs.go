@@ -32,6 +32,20 @@ const (
 	ModulesDir = "/lib/modules"        // below it a directory named after the kernel's release
 )
 
+// Parameters on the kernel's command line that the agent reads.
+const (
+	// LayersParameter tells where disks are files that the agent mounts by loop devices: "arcbox.layers=TYPE:SOURCE" is a
+	// file system that the agent mounts read-only. Each file in it is a disk whose serial number is the file's name.
+	LayersParameter = "arcbox.layers="
+	// RosettaParameter names the tag of the share with Rosetta, by which programs for amd64 run.
+	RosettaParameter = "arcbox.rosetta="
+)
+
+// KernelParameters returns what belongs on the kernel's command line on every hypervisor.
+func KernelParameters() []string {
+	return []string{"quiet", "random.trust_cpu=on", "audit=0", "selinux=0", "apparmor=0", "cryptomgr.notests"}
+}
+
 // MaxList is the largest size of a module list in bytes that Parse accepts.
 const MaxList = 1 << 20
 

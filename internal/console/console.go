@@ -5,6 +5,7 @@ package console
 import (
 	"bytes"
 	"io"
+	"regexp"
 	"strings"
 	"sync"
 	"unicode"
@@ -48,7 +49,7 @@ func (c *Log) take(p []byte) (panicked bool) {
 		part, after, ended := bytes.Cut(rest, []byte("\n"))
 		c.line = append(c.line, part[:min(len(part), lineSize-len(c.line))]...)
 		if ended {
-			panicked = panicked || bytes.Contains(c.line, []byte(panicMark))
+			panicked = panicked || fromPanic.Match(c.line)
 			c.finish()
 		}
 		rest = after
@@ -77,6 +78,9 @@ func (c *Log) Tail(n int) []string {
 	}
 	return lines[max(0, len(lines)-n):]
 }
+
+// fromPanic matches the line as a kernel writes it, with or without its time, and not what quotes it.
+var fromPanic = regexp.MustCompile(`^(\[[^\]]*\] ?)*` + panicMark)
 
 // panicMark is in the line with which a Linux kernel panics.
 const panicMark = "Kernel panic - not syncing"

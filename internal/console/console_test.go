@@ -41,7 +41,9 @@ func TestLastWordsEndWithThePanic(t *testing.T) {
 	for i := range 50 {
 		fmt.Fprintf(c, "boot %d\n", i)
 	}
-	fmt.Fprint(c, "Kernel panic - not sync")
+	fmt.Fprint(c, "somebody said: Kernel panic - not syncing: no\n")
+	c.lines = c.lines[:50]
+	fmt.Fprint(c, "[    1.5] Kernel panic - not sync")
 	require.Zero(t, panics)
 	fmt.Fprint(c, "ing: no init\n")
 	require.Equal(t, 1, panics)
@@ -50,7 +52,7 @@ func TestLastWordsEndWithThePanic(t *testing.T) {
 	}
 	words := c.LastWords()
 	require.Len(t, words, errorLines)
-	require.Equal(t, "Kernel panic - not syncing: no init", words[errorLines-1])
+	require.Equal(t, "[    1.5] Kernel panic - not syncing: no init", words[errorLines-1])
 	require.Equal(t, words[errorLines-1], c.PanicLine())
 }
 

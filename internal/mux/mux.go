@@ -26,6 +26,9 @@ import (
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 )
 
+// VsockPort is the port of AF_VSOCK on which a guest accepts connections of its host that carry sessions, each its own.
+const VsockPort uint32 = 1025
+
 // Session dials ports of the guest. It is the host's end, made by Connect.
 type Session struct {
 	c    *core

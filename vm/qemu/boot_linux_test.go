@@ -1,14 +1,12 @@
 package qemu
 
 import (
-	"errors"
 	"io"
 	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/vm"
 	"github.com/arcboxlabs/arcbox-go/vm/vmtest/guest"
 )
@@ -17,16 +15,10 @@ import (
 func TestBootOfAnotherArchitecture(t *testing.T) {
 	arch := map[string]string{"amd64": "arm64", "arm64": "amd64"}[runtime.GOARCH]
 	f, err := New(Config{}).Probe(testContext(t), arch, "")
-	if errors.Is(err, errs.ErrUnavailable) {
-		t.Skip("the emulator of another architecture is not needed for anything else:", err)
-	}
-	require.NoError(t, err)
+	skipOrFail(t, err)
 	require.Equal(t, vm.AcceleratorTCG, f.Accelerator)
 	a, err := makeAssets(arch)
-	if errors.Is(err, errs.ErrUnavailable) {
-		t.Skip("nor is its kernel:", err)
-	}
-	require.NoError(t, err)
+	skipOrFail(t, err)
 	i := startT(t, vm.Spec{
 		Arch: arch, Kernel: a.Kernel, Initramfs: a.Initramfs, CPUs: 2,
 		Disks: []vm.Disk{{ID: "disk", Path: a.Initramfs, ReadOnly: true}},

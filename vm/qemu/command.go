@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/arcboxlabs/arcbox-go/internal/bootfs"
 	"github.com/arcboxlabs/arcbox-go/vm"
 )
 
@@ -209,7 +210,7 @@ func (c command) boot() []string {
 
 // cmdline is the kernel's command line. A panic restarts the machine at once, which -no-reboot turns into its end.
 func (c command) cmdline() string {
-	words := []string{"quiet", "panic=-1", "random.trust_cpu=on", "audit=0", "selinux=0", "apparmor=0", "cryptomgr.notests"}
+	words := append(bootfs.KernelParameters(), "panic=-1")
 	if c.spec.Arch == "arm64" {
 		words = append(words, "console=ttyAMA0")
 	} else {

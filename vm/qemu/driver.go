@@ -54,6 +54,14 @@ func New(cfg Config) *Driver {
 // Name returns "qemu".
 func (d *Driver) Name() string { return "qemu" }
 
+// Capabilities tells what machines in QEMU can do. Snapshots need software emulation for now: see Shape.
+func (d *Driver) Capabilities() vm.Capabilities {
+	return vm.Capabilities{
+		Console: true, Pause: true, AttachReadOnly: true, AttachWritable: true, Detach: true,
+		Snapshot: true, SharedState: true, ForeignArch: true,
+	}
+}
+
 // Facts are what a driver would start machines with.
 type Facts struct {
 	Binary      string         // path of the QEMU program
@@ -95,6 +103,9 @@ func (d *Driver) Start(ctx context.Context, spec vm.Spec) (vm.Instance, error) {
 	spec, err := spec.Complete(h.arch)
 	if err != nil {
 		return nil, err
+	}
+	if len(spec.Shares) > 0 || spec.Rosetta {
+		return nil, fmt.Errorf("start machine %s: shares and Rosetta: %w by the driver qemu", spec.Name, errs.ErrUnsupported)
 	}
 	if err := resolveFiles(&spec); err != nil {
 		return nil, fmt.Errorf("start machine %s: %w", spec.Name, err)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -177,24 +176,6 @@ func (s *signal) Write(p []byte) (int, error) {
 		s.once.Do(func() { close(s.seen) })
 	}
 	return len(p), nil
-}
-
-// TestCancelAtAnyMoment ends the context of a start at moments that sweep over it. Either there is a machine or there is
-// nothing.
-func TestCancelAtAnyMoment(t *testing.T) {
-	spec := testSpec(t)
-	d := New(Config{})
-	for step := range 20 {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(step)*3*time.Millisecond)
-		m, err := d.Start(ctx, spec)
-		cancel()
-		if err != nil {
-			require.ErrorIs(t, err, context.DeadlineExceeded)
-		} else {
-			require.NoError(t, m.Close())
-		}
-		require.Empty(t, children(t, os.Getpid()), fmt.Sprint("step ", step))
-	}
 }
 
 func TestAcceleratorThatCannotWork(t *testing.T) {

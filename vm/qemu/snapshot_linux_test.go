@@ -100,10 +100,3 @@ func TestSnapshotThatCannotBeRestored(t *testing.T) {
 	_, err = New(Config{}).Start(testContext(t), spec)
 	require.ErrorIs(t, err, errs.ErrUnavailable)
 }
-
-func TestSnapshotNeedsAMemoryFile(t *testing.T) {
-	i := startT(t, testSpec(t))
-	path := filepath.Join(t.TempDir(), "state")
-	require.ErrorIs(t, i.Snapshot(testContext(t), path), errs.ErrUnsupported)
-	require.NoFileExists(t, path)
-}

@@ -25,7 +25,7 @@ const patience = 2 * time.Minute
 // lack are skipped by name.
 func Conformance(t *testing.T, newDriver func(t *testing.T) (vm.Driver, vm.Spec)) {
 	d, spec := newDriver(t)
-	s := &suite{driver: d, spec: spec}
+	s := &suite{driver: d, spec: spec, caps: d.Capabilities()}
 	// Cases that leave their machine as it was share one.
 	t.Run("Machine", func(t *testing.T) {
 		m := s.start(t, spec)
@@ -33,11 +33,12 @@ func Conformance(t *testing.T, newDriver func(t *testing.T) (vm.Driver, vm.Spec)
 			name string
 			run  func(*testing.T, vm.Instance)
 		}{
+			{"Capabilities", s.testCapabilities},
 			{"Streams", testStreams},
 			{"NobodyListens", testNobodyListens},
 			{"DialEndsWithContext", testDialEndsWithContext},
-			{"Disks", testDisks},
-			{"DisksAtOnce", testDisksAtOnce},
+			{"Disks", s.testDisks},
+			{"DisksAtOnce", s.testDisksAtOnce},
 			{"Pause", testPause},
 			{"Console", testConsole},
 		} {
@@ -50,11 +51,16 @@ func Conformance(t *testing.T, newDriver func(t *testing.T) (vm.Driver, vm.Spec)
 	}{
 		{"StartWithCancelledContext", s.testStartCancelled},
 		{"StartNonsense", s.testStartNonsense},
+		{"StartWithShares", s.testShares},
+		{"CloseDuringStart", s.testCloseDuringStart},
 		{"CloseWhileBooting", s.testCloseWhileBooting},
 		{"CloseMany", s.testCloseMany},
 		{"GuestPowersOff", s.testPowerOff},
 		{"GuestPanics", s.testPanic},
 		{"ShutdownOfDeafGuest", s.testShutdownDeaf},
+		{"ShutdownOfPausedGuest", s.testShutdownPaused},
+		{"HypervisorIsKilled", s.testKilled},
+		{"Snapshot", s.testSnapshot},
 		{"DisksAtStart", s.testDisksAtStart},
 		{"NothingIsLeft", s.testNothingLeft},
 	} {
@@ -65,6 +71,7 @@ func Conformance(t *testing.T, newDriver func(t *testing.T) (vm.Driver, vm.Spec)
 type suite struct {
 	driver vm.Driver
 	spec   vm.Spec
+	caps   vm.Capabilities
 }
 
 func bounded(t testing.TB) context.Context {

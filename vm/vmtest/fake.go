@@ -39,6 +39,11 @@ var _ vm.Driver = (*Fake)(nil)
 // Name returns "fake".
 func (f *Fake) Name() string { return "fake" }
 
+// Capabilities tells what fake machines can do: all but what concerns memory and real programs.
+func (f *Fake) Capabilities() vm.Capabilities {
+	return vm.Capabilities{Console: true, Pause: true, AttachReadOnly: true, AttachWritable: true, Detach: true, ForeignArch: true}
+}
+
 // Start starts a fake machine. The kernel and the disks of spec need not exist.
 func (f *Fake) Start(ctx context.Context, spec vm.Spec) (vm.Instance, error) {
 	spec, err := spec.Complete("amd64")
@@ -47,6 +52,9 @@ func (f *Fake) Start(ctx context.Context, spec vm.Spec) (vm.Instance, error) {
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("start fake machine %s: %w", spec.Name, context.Cause(ctx))
+	}
+	if len(spec.Shares) > 0 || spec.Rosetta {
+		return nil, fmt.Errorf("start fake machine %s: shares: %w", spec.Name, errs.ErrUnsupported)
 	}
 	if f.OnStart != nil {
 		if err := f.OnStart(ctx, spec); err != nil {
@@ -85,6 +93,7 @@ type FakeInstance struct {
 	err   error // why it ends
 	disks map[string]vm.Disk
 	lines []string
+	kept  string // what the suite's guest was told to remember
 }
 
 var (

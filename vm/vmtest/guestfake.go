@@ -42,6 +42,13 @@ func (f fakeMachine) Do(command string) (string, func()) {
 		for i := range n {
 			f.m.Say(fmt.Sprintf("flood %d of %d", i, n))
 		}
+	case "remember", "recall":
+		f.m.mu.Lock()
+		defer f.m.mu.Unlock()
+		if verb == "remember" {
+			f.m.kept = arg
+		}
+		return f.m.kept, nil
 	case "has", "wait":
 		return yes(there), nil
 	case "gone":

@@ -31,6 +31,8 @@ type Machine interface {
 	//	panic           ends it by a kernel panic
 	//	flood N         writes N lines to the console
 	//	say TEXT        writes TEXT and a newline to the console
+	//	remember TEXT   keeps TEXT in memory and answers it
+	//	recall          answers what was remembered last
 	//	has SERIAL      answers "yes" or "no": whether the disk is there
 	//	wait SERIAL     answers "yes" when the disk is there
 	//	gone SERIAL     answers "yes" when the disk is not there any more

@@ -15,8 +15,9 @@ import (
 
 // machine does the suite's commands. Its condition is signalled at every kernel event.
 type machine struct {
-	mu   sync.Mutex
-	cond sync.Cond
+	mu     sync.Mutex
+	cond   sync.Cond
+	memory string // what it was told to remember
 }
 
 func newMachine() *machine {
@@ -105,6 +106,13 @@ func (m *machine) Do(command string) (string, func()) {
 			fmt.Fprintf(w, "flood %d of %d\n", i, n)
 		}
 		w.Flush()
+	case "remember", "recall":
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if verb == "remember" {
+			m.memory = arg
+		}
+		return m.memory, nil
 	case "has":
 		if disk(arg) == "" {
 			return "no", nil
