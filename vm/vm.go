@@ -33,6 +33,7 @@ type Capabilities struct {
 	Detach         bool // the guest has let a disk go when DetachDisk returns; without it only those attached later go, from sight
 
 	Snapshot    bool // the driver is a Shaper and its instances are Snapshotters, at least for some Specs
+	Fork        bool // instances are Forkers, where they were started with Spec.Forkable
 	SharedState bool // machines that go on from one state share the memory that they do not write
 
 	ForeignArch bool // guests of another architecture than the host's run, emulated

@@ -58,7 +58,7 @@ func (d *Driver) Name() string { return "qemu" }
 func (d *Driver) Capabilities() vm.Capabilities {
 	return vm.Capabilities{
 		Console: true, Pause: true, AttachReadOnly: true, AttachWritable: true, Detach: true,
-		Snapshot: true, SharedState: true, ForeignArch: true,
+		Snapshot: true, Fork: true, SharedState: true, ForeignArch: true,
 	}
 }
 

@@ -33,6 +33,10 @@ func (s *suite) testCapabilities(t *testing.T, m vm.Instance) {
 		require.True(t, snapshot)
 		require.True(t, shape)
 	}
+	if s.caps.Fork {
+		_, fork := m.(vm.Forker)
+		require.True(t, fork)
+	}
 	if s.caps.Detach {
 		require.True(t, disks)
 	}

@@ -104,6 +104,9 @@ func (i *Instance) AttachDisk(ctx context.Context, d vm.Disk) error {
 	if err == nil && !d.ReadOnly {
 		err = fmt.Errorf("%w: the framework takes disks that can be written at the start only: put it into Spec.Disks", errs.ErrUnsupported)
 	}
+	if err == nil && d.Backing != "" {
+		err = fmt.Errorf("%w: the guest takes raw images only", errs.ErrUnsupported)
+	}
 	return i.change(ctx, "attach", d.ID, err, func() error { return i.layers.add(d) })
 }
 

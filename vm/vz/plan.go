@@ -151,8 +151,15 @@ func (h host) can(spec vm.Spec) error {
 		return fmt.Errorf("%d CPUs: %w: this Mac's machines have %d to %d", spec.CPUs, errs.ErrUnsupported, h.minCPUs, h.maxCPUs)
 	case spec.Memory < h.minMemory || spec.Memory > h.maxMemory:
 		return fmt.Errorf("%d MiB of memory: %w: this Mac's machines have %d to %d MiB", spec.Memory>>20, errs.ErrUnsupported, h.minMemory>>20, h.maxMemory>>20)
+	case spec.Forkable:
+		return fmt.Errorf("a machine that can be forked: %w: the framework keeps a machine's memory to itself", errs.ErrUnsupported)
 	case spec.Rosetta && !h.rosetta:
 		return fmt.Errorf("programs for amd64 by Rosetta: %w: install it with: softwareupdate --install-rosetta", errs.ErrUnsupported)
+	}
+	for _, d := range spec.Disks {
+		if d.Backing != "" {
+			return fmt.Errorf("disk %s over another image: %w: the framework takes raw images only", d.ID, errs.ErrUnsupported)
+		}
 	}
 	for _, s := range spec.Shares {
 		if s.Tag == layersTag || s.Tag == rosettaTag {

@@ -74,6 +74,8 @@ func TestPlanRefuses(t *testing.T) {
 		"much memory":     {nil, func(s *vm.Spec) { s.Memory = 17 << 30 }, unsupported, "4 to 16384 MiB"},
 		"no Rosetta":      {func(h *host) { h.rosetta = false }, func(s *vm.Spec) { s.Rosetta = true }, unsupported, "softwareupdate"},
 		"the layers' tag": {nil, func(s *vm.Spec) { s.Shares = []vm.Share{{Tag: layersTag, Path: "/"}} }, invalid, layersTag},
+		"fork":            {nil, func(s *vm.Spec) { s.Forkable = true }, unsupported, "forked"},
+		"qcow2":           {nil, func(s *vm.Spec) { s.Disks = []vm.Disk{{ID: "d", Path: "p", Backing: "b"}} }, unsupported, "raw images"},
 		"save on Intel": {func(h *host) { h.arch = "amd64" }, func(s *vm.Spec) { s.Arch, s.MemoryFile = "amd64", "m" },
 			unsupported, "Apple silicon"},
 		"save before 14": {func(h *host) { h.os = version{13, 6} }, func(s *vm.Spec) { s.MemoryFile = "m" }, unsupported, "macOS 14.0"},
