@@ -36,6 +36,11 @@ type Config struct {
 	// front end that will is not written yet. "" is no socket.
 	DockerSocket string
 
+	// Ephemeral gives the Runtime a default machine of its own, which goes with its disk and its containers at Close, as
+	// all machines do that it makes. Images are shared with the other users of the data directory; machines, volumes and
+	// containers of theirs are not seen. It is what a test wants.
+	Ephemeral bool
+
 	VM        VMConfig        // the virtual machine; the zero value works
 	Network   NetworkConfig   // networks; the zero value works
 	Lifecycle LifecycleConfig // when the machine starts and stops; the zero value works
@@ -64,6 +69,12 @@ type VMConfig struct {
 	// Ephemeral keeps what containers write in the machine's memory: there is no disk, and no record of a container is
 	// there after Close.
 	Ephemeral bool
+	// Forkable lets SnapshotMachine save the default machine. See MachineSpec.Forkable.
+	Forkable bool
+	// Snapshot makes the default machine of an ephemeral Runtime from a snapshot, by id or name, with its containers. Its
+	// first start goes on from there. CPUs, Memory and DiskSize are those of the snapshot. "" is none; with a Runtime that
+	// is not ephemeral it is ErrInvalid.
+	Snapshot string
 	// Arch is the guest's architecture as GOARCH has it: "amd64" or "arm64". "" is the host's. Another one than the
 	// host's is emulated.
 	Arch string
@@ -251,6 +262,10 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.VM.Arch != "amd64" && c.VM.Arch != "arm64" {
 		return c, fmt.Errorf("%w Config.VM.Arch %q: use amd64 or arm64", errs.ErrInvalid, c.VM.Arch)
+	}
+	if c.VM.Snapshot != "" && !c.Ephemeral {
+		return c, fmt.Errorf("%w Config.VM.Snapshot %q: the default machine goes on from a snapshot where Config.Ephemeral is set; "+
+			"use CreateMachine for another one", errs.ErrInvalid, c.VM.Snapshot)
 	}
 	if c.VM.Template != TemplateAuto && c.VM.Template != TemplateOff {
 		return c, fmt.Errorf("%w Config.VM.Template %q: use off, or leave it empty", errs.ErrInvalid, c.VM.Template)

@@ -33,6 +33,7 @@ type Runtime struct {
 	containers *container.Manager
 	volumes    *volume.Manager
 	machines   *machines.Manager[*machine.Machine]
+	snapshots  *machines.Snapshots
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -83,10 +84,20 @@ func New(cfg Config) (*Runtime, error) {
 // openMachines makes the managers of machines and containers. The records of a machine's containers belong to the Runtime
 // that has the machine.
 func (r *Runtime) openMachines() (err error) {
-	vm := r.cfg.VM
+	vm, dir := r.cfg.VM, filepath.Join(r.cfg.DataDir, "machines")
+	r.snapshots = machines.NewSnapshots(filepath.Join(dir, ".snapshots"))
+	def := machines.Spec{
+		Name: DefaultMachine, CPUs: vm.CPUs, Memory: vm.Memory, Disk: vm.DiskSize, Ephemeral: vm.Ephemeral || r.cfg.Ephemeral, Forkable: vm.Forkable,
+	}
+	var prepare func(*machine.Dir) error
+	if vm.Snapshot != "" {
+		def.CPUs, def.Memory, def.Disk = 0, 0, 0
+		if def, prepare, err = r.fromSnapshot(r.ctx, def, vm.Snapshot, false); err != nil {
+			return err
+		}
+	}
 	r.machines, err = machines.New(machines.Config[*machine.Machine]{
-		Dir:         filepath.Join(r.cfg.DataDir, "machines"),
-		Default:     machines.Spec{Name: DefaultMachine, CPUs: vm.CPUs, Memory: vm.Memory, Disk: vm.DiskSize, Ephemeral: vm.Ephemeral},
+		Dir: dir, Default: def, Prepare: prepare, Alone: r.cfg.Ephemeral,
 		LockTimeout: r.cfg.LockTimeout, IdleTimeout: r.cfg.Lifecycle.IdleTimeout, Recovery: r.cfg.Lifecycle.Recovery.compile(),
 		Start: r.startMachine, Taken: func(name string) error { return r.containers.LoadMachine(name) },
 		Events: &r.events, Logger: r.cfg.Logger,
@@ -144,16 +155,16 @@ func (c Config) bootConfig() boot.Config {
 
 // startMachine boots a machine; its supervisor calls it.
 func (r *Runtime) startMachine(ctx context.Context, s machines.Spec, dir *machine.Dir) (*machine.Machine, error) {
-	if r.cfg.VM.Ephemeral && s.Name == DefaultMachine {
+	if r.cfg.VM.Ephemeral && r.cfg.VM.Snapshot == "" && s.Name == DefaultMachine {
 		dir = nil
 	}
 	known := func() []string { return r.containers.IDs(s.Name) }
 	if r.machines.Keeps(s.Name) && !r.machines.Keeps(DefaultMachine) {
 		known = nil // another process knows the volumes: nothing is swept
 	}
-	return machine.Start(ctx, machine.Config{
-		Name: s.Name,
-		Dir:  dir, DiskSize: s.Disk, Known: known, Volumes: r.volumes.IDs,
+	m, err := machine.Start(ctx, machine.Config{
+		Name: s.Name, Forkable: s.Forkable, Aliases: s.Aliases,
+		Dir: dir, DiskSize: s.Disk, Known: known, Volumes: r.volumes.IDs,
 		Driver: r.driver(), Boot: r.cfg.bootConfig(),
 		CPUs: s.CPUs, Memory: s.Memory,
 		Accelerator: r.cfg.VM.Accelerator, Transport: r.cfg.VM.Transport,
@@ -164,6 +175,12 @@ func (r *Runtime) startMachine(ctx context.Context, s machines.Spec, dir *machin
 		OnEvent:   r.containers.HandleEvent,
 		OnEnd:     func(m *machine.Machine) { r.containers.HandleEnd(guest{m}) },
 	})
+	if err == nil && dir != nil {
+		if err = r.adopt(ctx, m, dir); err != nil {
+			err = errors.Join(err, m.Shutdown(ctx))
+		}
+	}
+	return m, err
 }
 
 func (r *Runtime) driver() vm.Driver {

@@ -7,6 +7,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"sync/atomic"
 
 	"github.com/arcboxlabs/arcbox-go/agent/api"
@@ -22,10 +23,38 @@ import (
 type Client struct {
 	dial api.DialFunc
 	same atomic.Bool // the agent has told its version, and it is ours
+
+	guest, host map[string]string // ids of containers: from the host's to the guest's, and back; nil for the same
 }
 
 // New returns a client whose streams dial opens. It calls nothing yet.
 func New(dial api.DialFunc) *Client { return &Client{dial: dial} }
+
+// WithAliases lets the client name containers otherwise than the guest: aliases has the guest's ids by those of the host.
+// It is called before everything else, and returns the client.
+func (c *Client) WithAliases(aliases map[string]string) *Client {
+	if len(aliases) > 0 {
+		c.guest, c.host = aliases, make(map[string]string, len(aliases))
+		for host, guest := range aliases {
+			c.host[guest] = host
+		}
+	}
+	return c
+}
+
+// alias replaces the host's id of a container in a request, which has it in the field ID, by the guest's.
+func (c *Client) alias(req any) {
+	if c.guest == nil {
+		return
+	}
+	id := reflect.ValueOf(req).Elem().FieldByName("ID")
+	if !id.IsValid() || id.Kind() != reflect.String {
+		return
+	}
+	if guest, ok := c.guest[id.String()]; ok {
+		id.SetString(guest)
+	}
+}
 
 // Ping asks whether the agent answers, and what it is.
 func (c *Client) Ping(ctx context.Context) (api.PingReply, error) {
@@ -127,6 +156,9 @@ func (c *Client) Events(ctx context.Context) (<-chan api.Event, error) {
 			if err != nil {
 				return
 			}
+			if host, ok := c.host[e.ID]; ok {
+				e.ID = host
+			}
 			select {
 			case events <- e:
 			case <-ctx.Done():
@@ -143,6 +175,7 @@ func call[Req, Rep any](ctx context.Context, c *Client, m api.Method[Req, Rep], 
 		var rep Rep
 		return rep, fmt.Errorf("%s: %w", m.Name, err)
 	}
+	c.alias(&req)
 	return api.Call(ctx, c.dial, m, req)
 }
 
@@ -151,6 +184,7 @@ func open[Req any](ctx context.Context, c *Client, m api.StreamMethod[Req], req 
 	if err := c.check(ctx); err != nil {
 		return nil, fmt.Errorf("%s: %w", m.Name, err)
 	}
+	c.alias(&req)
 	return api.Open(ctx, c.dial, m, req)
 }
 

@@ -24,6 +24,7 @@ func (c *Client) DialContainer(ctx context.Context, req api.DialRequest) (net.Co
 	if err := c.check(ctx); err != nil {
 		return nil, fmt.Errorf("dial: %w", err)
 	}
+	c.alias(&req)
 	s, err := api.Open(ctx, func(ctx context.Context) (net.Conn, error) {
 		var err error
 		raw, err = c.dial(ctx)

@@ -60,6 +60,8 @@ const (
 	MachineRemoved  Kind = "machine.removed"
 	MachinePaused   Kind = "machine.paused"
 	MachineResumed  Kind = "machine.resumed"
+	MachineSnapshot Kind = "machine.snapshot" // it was saved; ID and Name are the snapshot's, as with the kind after it
+	SnapshotRemoved Kind = "snapshot.removed"
 )
 
 // Lost stands for events that a slow reader missed. Dropped says how many; Seq and Time are those of the last of them.

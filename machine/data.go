@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -10,7 +11,6 @@ import (
 
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/boot"
-	"github.com/arcboxlabs/arcbox-go/vm"
 )
 
 // dataDiskID is the serial number by which a guest finds the data disk.
@@ -41,17 +41,30 @@ func (cfg *Config) prepare(ctx context.Context) (assets *boot.Assets, err error)
 	return assets, g.Wait()
 }
 
+// known returns the ids of the containers that there are, as the guest has them.
+func (cfg *Config) known() []string {
+	ids := cfg.Known()
+	out := make([]string, len(ids))
+	for i, id := range ids {
+		out[i] = cmp.Or(cfg.Aliases[id], id)
+	}
+	return out
+}
+
 // configure gives the guest what is the machine's own. The guest mounts the disk on its own time; who creates a container
 // waits for it.
 func (m *Machine) configure(ctx context.Context) error {
-	req := api.ConfigureRequest{Time: time.Now()}
-	if m.cfg.dataDisk != "" {
-		if err := m.AttachDisks(ctx, vm.Disk{ID: dataDiskID, Path: m.cfg.dataDisk}); err != nil {
+	req := api.ConfigureRequest{Time: time.Now(), Hostname: m.cfg.Name}
+	m.mu.Lock()
+	used := m.disks[dataDiskID] != nil // it goes on from a machine that has used it
+	m.mu.Unlock()
+	if m.cfg.dataDisk.Path != "" && !used {
+		if err := m.AttachDisks(ctx, m.cfg.dataDisk); err != nil {
 			return fmt.Errorf("attach the data disk: %w", err)
 		}
 		req.DataDisk = dataDiskID
 		if m.cfg.Known != nil {
-			req.Known = m.cfg.Known()
+			req.Known = m.cfg.known()
 			if m.cfg.Volumes != nil {
 				req.Volumes = m.cfg.Volumes()
 			}

@@ -16,6 +16,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go/internal/disk"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/fsx"
+	"github.com/arcboxlabs/arcbox-go/vm"
 )
 
 // The files in a machine's directory.
@@ -179,8 +180,12 @@ func (d *Dir) Path() string { return d.path }
 
 // HasData tells whether there is a data disk.
 func (d *Dir) HasData() bool {
-	_, err := os.Lstat(filepath.Join(d.path, diskFile))
-	return !errors.Is(err, fs.ErrNotExist)
+	for _, name := range []string{diskFile, overlayFile} {
+		if _, err := os.Lstat(filepath.Join(d.path, name)); !errors.Is(err, fs.ErrNotExist) {
+			return true
+		}
+	}
+	return false
 }
 
 // Private tells whether Close removes the directory.
@@ -190,6 +195,29 @@ func (d *Dir) Private() bool { return d.private }
 func (d *Dir) Remove() error {
 	d.private = true
 	return d.Close()
+}
+
+// Publish gives a private directory a name beside it, under which it stays, and closes it. A name that is taken is an
+// error, after which the directory is as it was.
+func (d *Dir) Publish(name string) error {
+	if !d.private {
+		return fmt.Errorf("publish directory: %w: it is not private", errs.ErrInvalid)
+	}
+	to := filepath.Join(filepath.Dir(d.path), name)
+	if _, err := os.Lstat(to); err == nil {
+		return fmt.Errorf("publish directory %s: %w", name, errs.ErrExists)
+	}
+	if err := os.Remove(filepath.Join(d.path, ownerFile)); err != nil {
+		return err
+	}
+	if err := os.Rename(d.path, to); err != nil {
+		return err
+	}
+	d.once.Do(func() {
+		d.err = errors.Join(os.Remove(filepath.Join(to, lockFile)), fsx.SyncDir(filepath.Dir(to)))
+		d.unlock()
+	})
+	return d.err
 }
 
 // Close gives the directory back, and removes it where it is private. The machine must have ended. A second call does
@@ -209,6 +237,10 @@ func (d *Dir) Close() error {
 	return d.err
 }
 
+// RemovedName returns the name that a directory beside those of machines gets before its content is removed: what is left
+// of it after a crash is swept with what private directories have left.
+func RemovedName(name string) string { return removedPrefix + name }
+
 // removeTaken removes a directory whose lock is held. Somebody who tries the lock would make the file again, so the
 // directory gets another name first.
 func removeTaken(path string) error {
@@ -221,22 +253,30 @@ func removeTaken(path string) error {
 
 // dataDisk returns the path of the machine's data disk, which is made with the size where there is none. A disk that is
 // there keeps its size.
-func (d *Dir) dataDisk(ctx context.Context, cache string, size int64, log *slog.Logger) (string, error) {
-	path := filepath.Join(d.path, diskFile)
+func (d *Dir) dataDisk(ctx context.Context, cache string, size int64, log *slog.Logger) (vm.Disk, error) {
+	out := vm.Disk{ID: dataDiskID, Path: filepath.Join(d.path, diskFile)}
+	if err := os.RemoveAll(filepath.Join(d.path, fromDir)); err != nil { // what it went on from, or half of it
+		return out, fmt.Errorf("data disk: %w", err)
+	}
+	overlay := filepath.Join(d.path, overlayFile)
+	if _, err := os.Lstat(overlay); err == nil {
+		out.Path, out.Backing = overlay, filepath.Join(d.path, baseFile)
+	}
+	path := out.Path
 	st, err := os.Stat(path)
 	switch {
 	case err == nil && !st.Mode().IsRegular():
-		return "", fmt.Errorf("data disk %s: %w: it is no regular file", path, errs.ErrCorrupt)
+		return out, fmt.Errorf("data disk %s: %w: it is no regular file", path, errs.ErrCorrupt)
 	case err == nil:
-		return path, nil
+		return out, nil
 	case !errors.Is(err, fs.ErrNotExist):
-		return "", fmt.Errorf("data disk: %w", err)
+		return out, fmt.Errorf("data disk: %w", err)
 	}
 	if err := fsx.SweepTemp(d.path, time.Now()); err != nil { // nobody else writes here
 		log.Debug("sweep machine directory", "err", err)
 	}
 	if err := disk.Create(ctx, cache, path, size, disk.Options{Temporary: d.private}); err != nil {
-		return "", err
+		return out, err
 	}
-	return path, nil
+	return out, nil
 }

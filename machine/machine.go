@@ -34,6 +34,10 @@ type Config struct {
 	// possible or fails, it boots; the Logger is told why.
 	Template bool
 
+	// Forkable lets Fork save the machine while it runs. Its memory is its own then.
+	Forkable bool
+	// Aliases names containers of the guest otherwise, from the host's id to the guest's. nil is none.
+	Aliases map[string]string
 	// Dir is the machine's directory, whose data disk has what containers write. The disk is made where there is none yet.
 	// Dir stays the caller's, and open until the machine has ended. nil keeps what containers write in memory.
 	Dir *Dir
@@ -58,12 +62,13 @@ type Config struct {
 	OnEvent func(api.Event)
 	OnEnd   func(*Machine)
 
-	dataDisk string // path, "" for none
+	dataDisk vm.Disk // with Path "" there is none
 }
 
 // Machine is a running machine whose agent has answered.
 type Machine struct {
 	cfg    Config
+	spec   vm.Spec // it was started with
 	inst   vm.Instance
 	agent  *agent.Client
 	guest  api.PingReply
@@ -93,6 +98,9 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if dir, ok := cfg.Dir.goesOn(); ok {
+		return goOn(ctx, cfg, dir)
+	}
 	assets, err := cfg.prepare(ctx)
 	if err != nil {
 		return nil, err
@@ -103,7 +111,7 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	spec := vm.Spec{
 		Name: cfg.Name, Arch: assets.Arch, Kernel: assets.Kernel, Initramfs: assets.Initramfs,
 		CPUs: cfg.CPUs, Memory: cfg.Memory, Console: cfg.Console,
-		Accelerator: cfg.Accelerator, Transport: cfg.Transport,
+		Accelerator: cfg.Accelerator, Transport: cfg.Transport, Forkable: cfg.Forkable,
 	}
 	if cfg.Template {
 		m, err := fromTemplate(ctx, cfg, assets, spec)
@@ -133,7 +141,12 @@ func launch(ctx context.Context, cfg Config, spec vm.Spec) (*Machine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start machine %s: %w", cfg.Name, err)
 	}
-	m := &Machine{cfg: cfg, inst: inst, agent: newAgent(inst), disks: make(map[string]*attachment)}
+	m := &Machine{cfg: cfg, spec: spec, inst: inst, agent: newAgent(inst, cfg.Aliases), disks: make(map[string]*attachment)}
+	done := make(chan struct{})
+	close(done)
+	for _, d := range spec.Disks {
+		m.disks[d.ID] = &attachment{done: done}
+	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	if err := m.greet(ctx, spec.State != ""); err != nil {
 		m.cancel()
@@ -145,8 +158,8 @@ func launch(ctx context.Context, cfg Config, spec vm.Spec) (*Machine, error) {
 	return m, nil
 }
 
-func newAgent(inst vm.Instance) *agent.Client {
-	return agent.New(func(ctx context.Context) (net.Conn, error) { return inst.Dial(ctx, api.Port) })
+func newAgent(inst vm.Instance, aliases map[string]string) *agent.Client {
+	return agent.New(func(ctx context.Context) (net.Conn, error) { return inst.Dial(ctx, api.Port) }).WithAliases(aliases)
 }
 
 // greet waits for the agent's first answer, configures the guest, and subscribes to its events.
@@ -221,7 +234,7 @@ func (m *Machine) follow(events <-chan api.Event) {
 func (m *Machine) Name() string { return m.cfg.Name }
 
 // HasDisk tells whether what containers write is on the machine's disk. It is in its memory otherwise.
-func (m *Machine) HasDisk() bool { return m.cfg.dataDisk != "" }
+func (m *Machine) HasDisk() bool { return m.cfg.dataDisk.Path != "" }
 
 // Agent answers calls to the guest.
 func (m *Machine) Agent() *agent.Client { return m.agent }

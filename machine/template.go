@@ -61,7 +61,7 @@ func (t *template) start(ctx context.Context) (*Machine, error) {
 func (t *template) make(ctx context.Context, dir string) error {
 	began := time.Now()
 	spec := t.spec
-	spec.MemoryFile = filepath.Join(dir, memoryFile)
+	spec.MemoryFile, spec.Forkable = filepath.Join(dir, memoryFile), false
 	inst, err := t.cfg.Driver.Start(ctx, spec)
 	if err != nil {
 		return err
@@ -71,7 +71,7 @@ func (t *template) make(ctx context.Context, dir string) error {
 	if !ok {
 		return fmt.Errorf("save the machine: driver %s: %w", t.cfg.Driver.Name(), errs.ErrUnsupported)
 	}
-	if err := newAgent(inst).Settle(ctx); err != nil {
+	if err := newAgent(inst, nil).Settle(ctx); err != nil {
 		return explain(inst, err)
 	}
 	if err := s.Snapshot(ctx, filepath.Join(dir, stateFile)); err != nil {

@@ -39,6 +39,10 @@ type Config[T Machine] struct {
 	// Default is the machine that is there without being created. Its fields are the defaults of those that are. Where it
 	// is Ephemeral, or belongs to another program, this program has one of that name to itself, and it leaves nothing.
 	Default Spec
+	// Prepare fills the directory of an ephemeral default machine. nil is nothing.
+	Prepare func(*machine.Dir) error
+	// Alone leaves the machines alone that are in Dir: only those are there that are created.
+	Alone bool
 	// LockTimeout is how long is waited for a machine that another program has. 0 does not wait, and lets the default
 	// machine be one of this program's own. Less than 0 does not wait, and makes that ErrInUse too.
 	LockTimeout time.Duration
@@ -115,6 +119,11 @@ func (m *Manager[T]) openDefault() (err error) {
 		if e.dir, err = machine.OpenPrivateDir(m.cfg.Dir); err != nil {
 			return err
 		}
+		if m.cfg.Prepare != nil {
+			if err := m.cfg.Prepare(e.dir); err != nil {
+				return errors.Join(err, e.dir.Close())
+			}
+		}
 	}
 	m.supervise(e)
 	m.entries[s.Name] = e
@@ -127,6 +136,9 @@ func newEntry[T Machine](s Spec, created time.Time) *entry[T] {
 
 // scan finds the machines that there are and takes those that are free.
 func (m *Manager[T]) scan() error {
+	if m.cfg.Alone {
+		return nil
+	}
 	list, err := os.ReadDir(m.cfg.Dir)
 	if err != nil {
 		return fmt.Errorf("%w directory of machines: %w", errs.ErrUnavailable, err)

@@ -157,7 +157,7 @@ func TestSpecsThatCannotWork(t *testing.T) {
 	m, _, _ := newManager(t, t.TempDir())
 	for text, s := range map[string]Spec{
 		"machine name": {Name: "../x"}, `name ".hidden"`: {Name: ".hidden"}, "CPUs 256": {Name: "a", CPUs: 256},
-		"CPUs -1": {Name: "a", CPUs: -1}, "Memory 5": {Name: "a", Memory: 5}, "Disk": {Name: "a", Disk: -1},
+		"CPUs -1": {Name: "a", CPUs: -1}, "Memory 5": {Name: "a", Memory: 5}, "size of the disk": {Name: "a", Disk: -1},
 		"label": {Name: "a", Labels: map[string]string{"": "x"}},
 	} {
 		_, err := m.Create(s, nil)

@@ -19,16 +19,19 @@ import (
 
 // Spec says what a machine is.
 type Spec struct {
-	Name      string            `json:"name"`
-	CPUs      int               `json:"cpus"`
-	Memory    int64             `json:"memory"` // bytes
-	Disk      int64             `json:"disk"`   // bytes of the data disk, when it is made
-	Labels    map[string]string `json:"labels,omitempty"`
+	Name     string            `json:"name"`
+	CPUs     int               `json:"cpus"`
+	Memory   int64             `json:"memory"` // bytes
+	Disk     int64             `json:"disk"`   // bytes of the data disk, when it is made
+	Labels   map[string]string `json:"labels,omitempty"`
+	Forkable bool              `json:"forkable,omitempty"`
+	// Aliases are what containers that came with a snapshot are called in the guest, by their ids.
+	Aliases   map[string]string `json:"aliases,omitempty"`
 	Ephemeral bool              `json:"-"` // it leaves nothing: it has no record, and its directory goes with the program
 }
 
 func (s Spec) clone() Spec {
-	s.Labels = maps.Clone(s.Labels)
+	s.Labels, s.Aliases = maps.Clone(s.Labels), maps.Clone(s.Aliases)
 	return s
 }
 
@@ -65,7 +68,7 @@ func (s *Spec) check() (err error) {
 		return fmt.Errorf("%w Memory %d: it is in bytes; use at least %d, or 0 for the default", errs.ErrInvalid, s.Memory, int64(MinMemory))
 	}
 	if s.Disk, err = disk.Round(s.Disk); err != nil {
-		return fmt.Errorf("Disk: %w", err)
+		return fmt.Errorf("size of the disk: %w", err)
 	}
 	if len(s.Labels) > maxLabels {
 		return fmt.Errorf("%w Labels: %d of them: at most %d are possible", errs.ErrInvalid, len(s.Labels), maxLabels)

@@ -1,0 +1,123 @@
+package container
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/arcboxlabs/arcbox-go/event"
+)
+
+// Snapshot returns the records of a machine's containers, for Adopt.
+func (m *Manager) Snapshot(machine string) []Info {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []Info
+	for _, e := range m.entries {
+		if e.info.Machine == machine && e.info.State != StateRemoving && e.info.State != StateDead {
+			i := e.info.clone()
+			i.Health = nil
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// Adopt makes the containers known that are in a machine which goes on from a saved one, where Snapshot told of them. Those
+// that ran there run here. Their ids are what the machine's agent takes them by. A name that is taken here gets the
+// machine's name added, or becomes the id. Config.Acquire is called for those that run when the machine is ready.
+func (m *Manager) Adopt(ctx context.Context, mach Machine, infos []Info) error {
+	for _, i := range infos {
+		if err := m.adoptOne(ctx, mach, i); err != nil {
+			return fmt.Errorf("go on with container %s: %w", i.Name, err)
+		}
+	}
+	return nil
+}
+
+func (m *Manager) adoptOne(ctx context.Context, mach Machine, i Info) error {
+	m.mu.Lock()
+	known := m.entries[i.ID]
+	m.mu.Unlock()
+	if known != nil {
+		return nil // of a try before
+	}
+	img, err := m.cfg.Images.Get(ctx, i.ImageID)
+	if err != nil {
+		return err
+	}
+	req, err := m.compile(i.ID, i.Spec, img)
+	if err != nil {
+		return err
+	}
+	disks, err := m.cfg.Images.Layers(ctx, img)
+	if err != nil {
+		return err
+	}
+	if req.Layers, err = mach.AttachLayers(ctx, disks); err != nil {
+		return err
+	}
+	req.Mounts = compileMounts(i.Mounts)
+	i.Machine, i.Spec.Machine = mach.Name(), mach.Name()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, name := range []string{i.Name, i.Name + "-" + mach.Name(), i.ID} {
+		if err = m.reserveLocked(name, i.ID); err == nil {
+			i.Name = name
+			break
+		}
+	}
+	if err != nil {
+		return err
+	}
+	m.enter(i, &instance{machine: mach, release: func() {}, req: req, used: i.State != StateCreated})
+	return nil
+}
+
+// enter makes the entry of a container that was adopted. The caller holds mu.
+func (m *Manager) enter(i Info, inst *instance) {
+	restarting := i.State == StateRestarting
+	if restarting { // its end was seen, and its start is still to come
+		i.State = StateExited
+	}
+	e := newEntry(i)
+	e.inst = inst
+	m.entries[i.ID] = e
+	m.publish(event.ContainerCreated, e.info, nil)
+	switch {
+	case i.State == StateRunning || i.State == StatePaused:
+		m.publish(event.ContainerStarted, e.info, nil)
+		m.watchHealth(e)
+		m.wg.Go(func() { m.holdLater(e, inst) })
+		m.wg.Go(func() { m.ask(e, e.run, inst.machine.Agent()) }) // it may have ended before anybody listened
+	case i.State == StateExited:
+		e.run.exit, e.run.err = i.Exit, e.unseen()
+		close(e.run.done)
+		if restarting {
+			e.info.State = StateRestarting
+			m.restartLater(e, 0)
+		}
+	}
+	m.touch(e)
+}
+
+// adoptTime bounds how long a machine may take to become ready whose containers are known already.
+const adoptTime = 5 * time.Minute
+
+// holdLater holds the machine of a container that runs in it.
+func (m *Manager) holdLater(e *entry, inst *instance) {
+	ctx, cancel := context.WithTimeout(m.ctx, adoptTime)
+	defer cancel()
+	mach, release, err := m.cfg.Acquire(ctx, e.info.Machine)
+	if err != nil {
+		return // the machine has ended, and its containers with it
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e.inst != inst || mach != inst.machine || !e.info.State.live() {
+		release()
+		return
+	}
+	inst.release, inst.held = sync.OnceFunc(release), true
+}
