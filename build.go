@@ -75,8 +75,8 @@ type ImageFile struct {
 
 // BuildOptions tunes BuildImage. The zero value works.
 type BuildOptions struct {
-	Pull         PullPolicy         // of Base; the zero value pulls what is missing
-	PullProgress func(PullProgress) // as PullOptions.Progress
+	Pull         PullPolicy          // of Base; the zero value pulls what is missing
+	PullProgress func(LayerProgress) // as PullOptions.Progress
 }
 
 // BuildImage makes an image of Go values: no builder, no machine, no program of the host takes part. A directory that Base

@@ -3,7 +3,6 @@ package arcbox
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/arcboxlabs/arcbox-go/agent"
@@ -111,20 +110,20 @@ func containerInfo(i container.Info) ContainerInfo {
 	return out
 }
 
-// PullPolicy says when a call fetches the image it needs.
+// PullPolicy says when a call fetches the image it needs. What the zero value means the call says.
 type PullPolicy string
 
 // The pull policies.
 const (
-	PullMissing PullPolicy = ""       // where the store does not have it
-	PullAlways  PullPolicy = "always" // every time; what has not changed is not fetched again
-	PullNever   PullPolicy = "never"  // a missing image is ErrNotFound
+	PullMissing PullPolicy = "missing" // where the store does not have it
+	PullAlways  PullPolicy = "always"  // every time; what has not changed is not fetched again
+	PullNever   PullPolicy = "never"   // a missing image is ErrNotFound
 )
 
 // CreateOptions tunes CreateContainer. The zero value works.
 type CreateOptions struct {
-	Pull         PullPolicy         // the zero value pulls what is missing
-	PullProgress func(PullProgress) // as PullOptions.Progress
+	Pull         PullPolicy          // the zero value pulls what is missing
+	PullProgress func(LayerProgress) // as PullOptions.Progress
 }
 
 // CreateContainer makes a container and starts the machine where it does not run. It does not start the container.
@@ -162,17 +161,17 @@ func (r *Runtime) create(ctx context.Context, spec ContainerSpec, opts CreateOpt
 }
 
 // ensureImage fetches an image as the policy says.
-func (r *Runtime) ensureImage(ctx context.Context, ref string, policy PullPolicy, progress func(PullProgress)) error {
+func (r *Runtime) ensureImage(ctx context.Context, ref string, policy PullPolicy, progress func(LayerProgress)) error {
 	switch policy {
 	case PullNever:
 		return nil
-	case PullMissing:
+	case "", PullMissing:
 		if _, err := r.images.Get(ctx, ref); !errors.Is(err, ErrNotFound) {
 			return err
 		}
 	case PullAlways:
 	default:
-		return fmt.Errorf("%w pull policy %q: use always, never, or none", ErrInvalid, policy)
+		return badPolicy(policy)
 	}
 	_, err := r.pull(ctx, ref, PullOptions{Progress: progress})
 	return err

@@ -20,8 +20,8 @@ type RunOptions struct {
 	// Rows and Cols are the size of the terminal at the start, for a spec with TTY. 0 is 24 and 80.
 	Rows, Cols uint16
 
-	Pull         PullPolicy         // as CreateOptions.Pull
-	PullProgress func(PullProgress) // as CreateOptions.PullProgress
+	Pull         PullPolicy          // as CreateOptions.Pull
+	PullProgress func(LayerProgress) // as CreateOptions.PullProgress
 }
 
 // AttachOptions tunes AttachContainer. The zero value only waits.

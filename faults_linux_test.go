@@ -157,8 +157,8 @@ func TestPullFromARegistry(t *testing.T) {
 	require.NoError(t, err)
 	host := serveImage(t, "app", "1", img)
 	var mu sync.Mutex
-	var last arcbox.PullProgress
-	info, err := rt.PullImage(ctx, host+"/app:1", arcbox.PullOptions{Progress: func(p arcbox.PullProgress) {
+	var last arcbox.LayerProgress
+	info, err := rt.PullImage(ctx, host+"/app:1", arcbox.PullOptions{Progress: func(p arcbox.LayerProgress) {
 		mu.Lock()
 		defer mu.Unlock()
 		last = p

@@ -2,10 +2,15 @@ package arcbox
 
 import (
 	"context"
+	"fmt"
 	"path"
+	"strings"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/arcboxlabs/arcbox-go/event"
+	"github.com/arcboxlabs/arcbox-go/internal/container"
 	"github.com/arcboxlabs/arcbox-go/internal/image"
 )
 
@@ -36,81 +41,155 @@ func imageInfos(images []image.Image) []ImageInfo {
 	return out
 }
 
-// LoadOptions tunes LoadImage. The zero value works.
-type LoadOptions struct{}
-
-// LoadImage reads images from a file into the store: an OCI image layout, as a directory or a tar archive, or an archive
-// of docker save, each compressed or not. It returns the images that fit the machine's platform.
-//
-// An archive that is cut off or whose contents do not have their digests is ErrCorrupt, one with no image for the
-// platform ErrUnsupported. Nothing of an archive is written outside the store.
-func (r *Runtime) LoadImage(ctx context.Context, path string, opts LoadOptions) ([]ImageInfo, error) {
-	return call(ctx, r, "LoadImage", path, func(ctx context.Context) ([]ImageInfo, error) {
-		images, err := r.images.Load(ctx, path, image.LoadOptions{})
-		for _, img := range images {
-			r.publishImage(event.ImageLoaded, img, "")
-		}
-		return imageInfos(images), err
-	})
+// ListImagesOptions chooses images: one has to pass every field that is set. The zero value lists all.
+type ListImagesOptions struct {
+	References []string // patterns such as "alpine" or "team/*:1.*", of which one must match; names that none matches are left out
+	Dangling   *bool    // whether it has no name; nil is either
+	Labels     []string // "key" or "key=value"
+	Before     string   // name or id: images that say they were made before that one
+	Since      string   // name or id: images that say they were made after that one
 }
 
-// PullProgress is how far the pull of one layer is.
-type PullProgress struct {
-	Layer string // digest of the compressed layer
-	Done  int64  // bytes
-	Total int64  // bytes
-}
-
-// PullOptions tunes PullImage. The zero value works.
-type PullOptions struct {
-	// Progress is told how far each layer is. It is called from one goroutine at a time and must return soon. nil is
-	// none.
-	Progress func(PullProgress)
-}
-
-// PullImage fetches an image from a registry into the store, for the machine's platform. What is there already is not
-// fetched again. References are read as Docker does: "alpine", "localhost:5000/app:1", "ghcr.io/a/b@sha256:…".
-//
-// A malformed reference is ErrInvalid, an unknown image ErrNotFound, one that has no manifest for the platform
-// ErrUnsupported, a registry that does not answer ErrUnavailable, contents with another digest ErrCorrupt.
-func (r *Runtime) PullImage(ctx context.Context, ref string, opts PullOptions) (ImageInfo, error) {
-	return call(ctx, r, "PullImage", ref, func(ctx context.Context) (ImageInfo, error) {
-		img, err := r.pull(ctx, ref, opts)
-		return imageInfo(img), err
-	})
-}
-
-func (r *Runtime) pull(ctx context.Context, ref string, opts PullOptions) (image.Image, error) {
-	o := image.PullOptions{}
-	if opts.Progress != nil {
-		o.Progress = func(p image.PullProgress) {
-			opts.Progress(PullProgress{Layer: p.Layer.String(), Done: p.Done, Total: p.Total})
-		}
-	}
-	img, err := r.images.Pull(ctx, ref, o)
-	if err == nil {
-		r.publishImage(event.ImagePulled, img, ref)
-	}
-	return img, err
-}
-
-// ListImagesOptions tunes ListImages. The zero value lists all.
-type ListImagesOptions struct{}
-
-// ListImages returns the images in the store, the newest first.
+// ListImages returns images of the store, the newest first. A malformed pattern is ErrInvalid, an unknown image in Before
+// or Since ErrNotFound.
 func (r *Runtime) ListImages(ctx context.Context, opts ListImagesOptions) ([]ImageInfo, error) {
 	return call(ctx, r, "ListImages", "", func(ctx context.Context) ([]ImageInfo, error) {
-		images, err := r.images.List(ctx)
+		images, err := r.images.Select(ctx, image.Filter(opts))
 		return imageInfos(images), err
 	})
 }
 
-// InspectImage returns what is known of one image, by name, id, or a unique prefix of an id.
-func (r *Runtime) InspectImage(ctx context.Context, ref string) (ImageInfo, error) {
-	return call(ctx, r, "InspectImage", ref, func(ctx context.Context) (ImageInfo, error) {
-		img, err := r.images.Get(ctx, ref)
-		return imageInfo(img), err
+// ImageDetails is all that is known of an image.
+type ImageDetails struct {
+	ImageInfo
+	Author    string
+	Config    ocispec.ImageConfig // how containers of it run
+	LayerList []LayerInfo         // the lowest first
+	History   []HistoryEntry      // the oldest first
+	// DiskSize is what the image takes on disk in bytes, its blobs and the file systems made of its layers; SharedSize is
+	// the part of it that other images need too, so that removing this one gives back the difference.
+	DiskSize, SharedSize int64
+}
+
+// LayerInfo is one layer of an image.
+type LayerInfo struct {
+	DiffID    string // digest of the uncompressed archive
+	Digest    string // of the layer as it came
+	MediaType string // of the layer as it came
+	Size      int64  // of the layer as it came, in bytes
+	DiskSize  int64  // bytes on disk, its file system included
+	Shared    bool   // another image has it too
+}
+
+// HistoryEntry is a step in the making of an image, by the image's own word.
+type HistoryEntry struct {
+	Created   time.Time // zero where it is not known
+	CreatedBy string    // the command
+	Author    string
+	Comment   string
+	DiffID    string // of the layer that it made; "" where it made none
+	Size      int64  // of that layer as it came, in bytes
+}
+
+func imageDetails(d image.Details) ImageDetails {
+	out := ImageDetails{ImageInfo: imageInfo(d.Image), Author: d.Author, Config: d.Config, DiskSize: d.DiskSize, SharedSize: d.SharedSize}
+	for i, l := range d.Layers {
+		out.LayerList = append(out.LayerList, LayerInfo{
+			DiffID: l.DiffID.String(), Digest: l.Digest.String(), MediaType: l.MediaType, Size: l.Size,
+			DiskSize: d.Usage[i].DiskSize, Shared: d.Usage[i].Shared,
+		})
+	}
+	for _, h := range d.History {
+		out.History = append(out.History, HistoryEntry{
+			Created: h.Created, CreatedBy: h.CreatedBy, Author: h.Author, Comment: h.Comment, DiffID: h.DiffID.String(), Size: h.Size,
+		})
+	}
+	return out
+}
+
+// InspectImage returns all that is known of one image, by name, id, or a unique prefix of an id: its configuration, layers
+// and history, and what it takes on disk.
+func (r *Runtime) InspectImage(ctx context.Context, ref string) (ImageDetails, error) {
+	return call(ctx, r, "InspectImage", ref, func(ctx context.Context) (ImageDetails, error) {
+		d, err := r.images.Details(ctx, ref)
+		return imageDetails(d), err
 	})
+}
+
+// TagImage gives an image one more name, taking it from the image that had it. A name that is malformed or has a digest is
+// ErrInvalid.
+func (r *Runtime) TagImage(ctx context.Context, ref, name string) error {
+	return callNone(ctx, r, "TagImage", ref, func(ctx context.Context) error {
+		if err := r.images.Tag(ctx, ref, name); err != nil {
+			return err
+		}
+		img, err := r.images.Get(ctx, name)
+		if err == nil {
+			r.publishImage(event.ImageTagged, img, name)
+		}
+		return err
+	})
+}
+
+// UntagImage takes a name from its image. The image stays, without a name where that was the last, until it is removed or
+// pruned. An id is ErrInvalid.
+func (r *Runtime) UntagImage(ctx context.Context, name string) error {
+	return callNone(ctx, r, "UntagImage", name, func(ctx context.Context) error {
+		got, err := r.images.Untag(ctx, name)
+		r.publishRemoved(got)
+		return err
+	})
+}
+
+// RemoveImageOptions tunes RemoveImage.
+type RemoveImageOptions struct {
+	// Force removes an image by id though it has several names, and one that containers were made from as long as none of
+	// them runs. Those cannot be started again then.
+	Force bool
+}
+
+// RemovedImage is what RemoveImage removed.
+type RemovedImage struct {
+	ID       string   // of the image
+	Untagged []string // names that were taken from it
+	Deleted  bool     // the image itself went too
+}
+
+// RemoveImage takes a name from its image; with the last one the image goes too. Given an id, or a unique prefix of one,
+// it removes the image with its name. What nothing else needs of it stays on disk until the images are pruned.
+//
+// An image that containers were made from, of this program or another, is ErrInUse, which names them, and so is one by id
+// that has several names.
+func (r *Runtime) RemoveImage(ctx context.Context, ref string, opts RemoveImageOptions) (RemovedImage, error) {
+	return call(ctx, r, "RemoveImage", ref, func(ctx context.Context) (RemovedImage, error) {
+		got, err := r.images.Remove(ctx, ref, image.RemoveOptions{Force: opts.Force, Used: r.notRunning})
+		r.publishRemoved(got)
+		return RemovedImage{ID: got.Image.ID.String(), Untagged: got.Names, Deleted: got.Gone}, err
+	})
+}
+
+// notRunning returns an error that names the containers that run from an image.
+func (r *Runtime) notRunning(img image.Image) error {
+	used, err := r.containers.List(container.Filter{
+		Image: img.ID.String(), States: []container.State{container.StateRunning, container.StatePaused, container.StateRestarting},
+	})
+	if err != nil || len(used) == 0 {
+		return err
+	}
+	names := make([]string, len(used))
+	for i, c := range used {
+		names[i] = c.Name
+	}
+	return fmt.Errorf("%w by the running containers %s: stop them first", ErrInUse, strings.Join(names, ", "))
+}
+
+func (r *Runtime) publishRemoved(got image.Removed) {
+	for _, name := range got.Names {
+		r.publishImage(event.ImageUntagged, got.Image, name)
+	}
+	if got.Gone {
+		r.publishImage(event.ImageRemoved, got.Image, "")
+	}
 }
 
 func (r *Runtime) publishImage(kind event.Kind, img image.Image, ref string) {

@@ -33,10 +33,14 @@ const (
 // The kinds for images. ID is the image's digest and Image the reference.
 const (
 	ImagePulled    Kind = "image.pulled"
+	ImagePushed    Kind = "image.pushed"
+	ImageLayer     Kind = "image.layer" // a layer is further in a pull or push; with AttrLayer, AttrState, AttrDone and AttrTotal, without ID
 	ImageLoaded    Kind = "image.loaded"
+	ImageImported  Kind = "image.imported"
 	ImageCommitted Kind = "image.committed"
 	ImageBuilt     Kind = "image.built"
 	ImageTagged    Kind = "image.tagged"
+	ImageUntagged  Kind = "image.untagged"
 	ImageRemoved   Kind = "image.removed"
 )
 
@@ -75,6 +79,10 @@ const (
 	AttrOldName  = "old_name"  // of a renamed container
 	AttrHealth   = "health"    // starting, healthy or unhealthy
 	AttrExecID   = "exec_id"   // of a process in a container
+	AttrLayer    = "layer"     // digest
+	AttrState    = "state"     // waiting, running, done, exists or mounted
+	AttrDone     = "done"      // bytes, decimal
+	AttrTotal    = "total"     // bytes, decimal
 	AttrRetryIn  = "retry_in"  // as time.Duration prints it: a new start follows after this time
 )
 

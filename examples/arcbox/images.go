@@ -89,7 +89,7 @@ func (c *cli) pullCommand() *cobra.Command {
 }
 
 // pull shows how far a layer is.
-func (d *display) pull(p arcbox.PullProgress) {
+func (d *display) pull(p arcbox.LayerProgress) {
 	d.update("layer "+shortID(p.Layer), p.Done, p.Total)
 }
 

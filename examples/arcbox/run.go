@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -93,7 +92,7 @@ func (c *cli) createCommand() *cobra.Command {
 
 // policy is what --pull says, which spec has checked.
 func (f *runFlags) policy() arcbox.PullPolicy {
-	return arcbox.PullPolicy(strings.TrimPrefix(f.pull, "missing"))
+	return arcbox.PullPolicy(f.pull)
 }
 
 // runContainer runs a container to its end. The error has the exit code.

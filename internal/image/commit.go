@@ -120,14 +120,8 @@ func (s *Store) diffID(ctx context.Context, d digest.Digest) (_ digest.Digest, m
 	if got == d {
 		return got, ocispec.MediaTypeImageLayer, nil
 	}
-	magic := make([]byte, 2)
-	if _, err := r.ReadAt(magic, 0); err != nil {
-		return "", "", fmt.Errorf("read layer: %w", err)
-	}
-	if string(magic) == "\x1f\x8b" {
-		return got, ocispec.MediaTypeImageLayerGzip, nil
-	}
-	return got, ocispec.MediaTypeImageLayerZstd, nil
+	mediaType, err = contentType(r)
+	return got, mediaType, err
 }
 
 // writeImage stores the configuration and the manifest of an image and returns its record.
@@ -156,7 +150,7 @@ func (s *Store) writeImage(ctx context.Context, config []byte, layers []layerRec
 			return record{}, err
 		}
 	}
-	rec.Loaded = time.Now().UTC()
+	rec.Loaded, rec.Made = time.Now().UTC(), true
 	return rec, nil
 }
 

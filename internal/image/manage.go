@@ -48,58 +48,110 @@ func (s *Store) Tag(ctx context.Context, ref, name string) error {
 	return s.writeRef(named.String(), rec.ID, rec.Manifest.Digest)
 }
 
+// RemoveOptions tunes Remove.
+type RemoveOptions struct {
+	Force bool // removes an image by ID though it has several names, and one that somebody uses
+	// Used is asked before an image goes, not before a mere name does; its error keeps everything as it is. nil is not.
+	Used func(Image) error
+}
+
+// Removed is what Remove removed.
+type Removed struct {
+	Names []string // taken from the image
+	Image Image    // that had them, as it was before
+	Gone  bool     // the image went too
+}
+
 // Remove takes a name from its image; with the last one the image goes too. Given an ID, or the start of one, it removes
-// the image and its name; where it has several names that is errs.ErrInUse unless force is set. Content stays on disk
-// until Prune, so whatever uses the image goes on working. A name whose record is corrupt is removed too.
-func (s *Store) Remove(ctx context.Context, ref string, force bool) error {
+// the image and its name; where it has several names that is errs.ErrInUse unless Force is set. An image that somebody
+// uses, in any process, is errs.ErrInUse too, and stays. Content stays on disk until Prune. A name whose record is corrupt is removed too.
+func (s *Store) Remove(ctx context.Context, ref string, o RemoveOptions) (Removed, error) {
+	return s.remove(ctx, ref, func(ctx context.Context, rec record, names []refRecord, name string) (Removed, error) {
+		for _, r := range names {
+			if r.Name == name {
+				return s.drop(ctx, rec, names, []refRecord{r}, len(names) == 1, o)
+			}
+		}
+		if len(names) > 1 && !o.Force {
+			list := make([]string, len(names))
+			for i, r := range names {
+				list[i] = r.Name
+			}
+			return Removed{}, fmt.Errorf("image %s has the names %s, remove those or force it: %w", rec.ID, strings.Join(list, ", "), errs.ErrInUse)
+		}
+		return s.drop(ctx, rec, names, names, true, o)
+	})
+}
+
+// Untag takes a name from its image, which stays, without a name where that was the last. An ID is errs.ErrInvalid. A name
+// whose record is corrupt is removed too.
+func (s *Store) Untag(ctx context.Context, name string) (Removed, error) {
+	return s.remove(ctx, name, func(ctx context.Context, rec record, names []refRecord, full string) (Removed, error) {
+		for _, r := range names {
+			if r.Name == full {
+				return s.drop(ctx, rec, names, []refRecord{r}, false, RemoveOptions{})
+			}
+		}
+		return Removed{}, fmt.Errorf("%q is no name of image %s: %w", name, rec.ID, errs.ErrInvalid)
+	})
+}
+
+// remove finds what a reference means and calls do with it, its names, and the reference in full, or "" where it cannot
+// be a name. Nobody else changes records meanwhile.
+func (s *Store) remove(ctx context.Context, ref string, do func(context.Context, record, []refRecord, string) (Removed, error)) (Removed, error) {
 	ctx, end, err := s.begin(ctx, true)
 	if err != nil {
-		return err
+		return Removed{}, err
 	}
 	defer end()
 	unlock, err := fsx.Lock(ctx, s.lockPath("records"), true)
 	if err != nil {
-		return err
+		return Removed{}, err
 	}
 	defer unlock()
 	name, nameErr := Normalize(ref)
 	rec, err := s.resolve(ref)
 	if nameErr == nil && errors.Is(err, errs.ErrCorrupt) {
-		return s.removeFile(s.refPath(name))
+		return Removed{Names: []string{name}}, s.removeFile(s.refPath(name))
 	}
 	if err != nil {
-		return err
+		return Removed{}, err
 	}
 	refs, err := s.refs(func(err error) { s.log.Warn("image name passed over", "err", err) })
 	if err != nil {
-		return err
+		return Removed{}, err
 	}
-	names := refs[rec.ID]
-	for _, r := range names {
-		if nameErr == nil && r.Name == name {
-			return s.removeName(rec, r, len(names) == 1)
-		}
-	}
-	if len(names) > 1 && !force {
-		list := make([]string, len(names))
-		for i, r := range names {
-			list[i] = r.Name
-		}
-		return fmt.Errorf("image %s has the names %s, remove those or force it: %w", rec.ID, strings.Join(list, ", "), errs.ErrInUse)
-	}
-	for _, r := range names {
-		if err := s.removeName(rec, r, false); err != nil {
-			return err
-		}
-	}
-	return s.removeFile(s.recordPath(rec.ID))
+	return do(ctx, rec, refs[rec.ID], name)
 }
 
-func (s *Store) removeName(rec record, r refRecord, last bool) error {
-	if err := s.removeFile(s.refPath(r.Name)); err != nil || !last {
-		return err
+// drop removes names of an image, and the image where gone says so.
+func (s *Store) drop(ctx context.Context, rec record, all, names []refRecord, gone bool, o RemoveOptions) (Removed, error) {
+	img, err := s.image(rec, all)
+	if err != nil { // it can be removed all the same
+		img = Image{ID: rec.ID, Manifest: rec.Manifest.Digest, Platform: rec.Platform}
 	}
-	return s.removeFile(s.recordPath(rec.ID))
+	if gone && !o.Force {
+		if err := s.checkUnused(ctx, rec.ID); err != nil {
+			return Removed{}, err
+		}
+	}
+	if gone && o.Used != nil {
+		if err := o.Used(img); err != nil {
+			return Removed{}, err
+		}
+	}
+	out := Removed{Image: img}
+	for _, r := range names {
+		if err := s.removeFile(s.refPath(r.Name)); err != nil {
+			return out, err
+		}
+		out.Names = append(out.Names, r.Name)
+	}
+	if !gone {
+		return out, nil
+	}
+	out.Gone = true
+	return out, s.removeFile(s.recordPath(rec.ID))
 }
 
 func (s *Store) removeFile(path string) error {

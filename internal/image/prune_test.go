@@ -29,7 +29,7 @@ func TestPruneKeepsWhatImagesNeed(t *testing.T) {
 	p, err := s.Prune(t.Context(), PruneOptions{})
 	require.NoError(t, err)
 	require.Zero(t, p)
-	require.NoError(t, s.Remove(t.Context(), "t/a", false))
+	require.NoError(t, removeRef(t, s, "t/a", false))
 	p, err = s.Prune(t.Context(), PruneOptions{Keep: true})
 	require.NoError(t, err)
 	require.Equal(t, 3, p.Blobs, "manifest, configuration and the layer b does not have")
@@ -185,7 +185,7 @@ func TestBaseRemovedMeanwhile(t *testing.T) {
 	_, err = s.Build(t.Context(), BuildSpec{Base: "base:1", Names: []string{"new"}, Layers: []LayerSource{{Tar: &hook{
 		r: bytes.NewReader(imagetest.Tar(t, reg("x", ""))),
 		do: func() {
-			require.NoError(t, other.Remove(t.Context(), "base:1", false))
+			require.NoError(t, removeRef(t, other, "base:1", false))
 			require.NoError(t, os.Remove(blob))
 		},
 	}}}})

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"time"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
@@ -20,25 +19,26 @@ type PullOptions struct {
 	Platform ocispec.Platform // chosen from an index; the zero value is Config.Platform
 	// Progress is told how the layers are getting on; nil is not. Calls come one at a time, from goroutines of the pull,
 	// and hold it up while they last; none comes after Pull has returned.
-	Progress func(PullProgress)
+	Progress func(LayerProgress)
 }
 
-// PullState is what becomes of a layer in a pull.
-type PullState string
+// LayerState is what becomes of a layer in a pull or a push.
+type LayerState string
 
-// The states of a layer, in their order.
+// The states of a layer: one of the first two may come before one of the others.
 const (
-	PullWaiting PullState = "waiting" // for its turn, or for another pull that works on it
-	PullRunning PullState = "running" // is being downloaded and converted at once
-	PullDone    PullState = "done"
-	PullExists  PullState = "exists" // was there before
+	LayerWaiting LayerState = "waiting" // for its turn, or for another call that works on it
+	LayerRunning LayerState = "running" // is being transferred, and converted at once in a pull
+	LayerDone    LayerState = "done"
+	LayerExists  LayerState = "exists"  // was there before
+	LayerMounted LayerState = "mounted" // was in another repository of the registry that it is pushed to
 )
 
-// PullProgress is a step of one layer.
-type PullProgress struct {
+// LayerProgress is a step of one layer.
+type LayerProgress struct {
 	Layer digest.Digest // of the blob
-	State PullState
-	Done  int64 // bytes that came
+	State LayerState
+	Done  int64 // bytes that are there
 	Total int64 // bytes of the blob
 }
 
@@ -146,19 +146,13 @@ func (s *Store) pullConfig(ctx context.Context, r *places, desc ocispec.Descript
 	return data, err
 }
 
-func (s *Store) pullLayers(ctx context.Context, r *places, layers []layerRecord, report func(PullProgress)) error {
-	var mu sync.Mutex
-	tell := func(p PullProgress) {
-		if report != nil {
-			mu.Lock()
-			defer mu.Unlock()
-			report(p)
-		}
-	}
+func (s *Store) pullLayers(ctx context.Context, r *places, layers []layerRecord, report func(LayerProgress)) error {
+	rep := &reporter{fn: report}
+	tell := rep.tell
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(s.cfg.Limits.Parallel)
 	for _, l := range layers {
-		tell(PullProgress{Layer: l.Digest, State: PullWaiting, Total: l.Size})
+		tell(LayerProgress{Layer: l.Digest, State: LayerWaiting, Total: l.Size})
 	}
 	for i, l := range layers {
 		g.Go(func() error {
@@ -172,7 +166,7 @@ func (s *Store) pullLayers(ctx context.Context, r *places, layers []layerRecord,
 }
 
 // pullLayer brings a blob and its layer image into the store. Whoever has the blob's lock does the work.
-func (s *Store) pullLayer(ctx context.Context, r *places, l LayerInfo, tell func(PullProgress)) error {
+func (s *Store) pullLayer(ctx context.Context, r *places, l LayerInfo, tell func(LayerProgress)) error {
 	unlock, err := s.lockWork(ctx, "blob-"+l.Digest.Encoded())
 	if err != nil {
 		return err
@@ -182,7 +176,7 @@ func (s *Store) pullLayer(ctx context.Context, r *places, l LayerInfo, tell func
 	switch {
 	case err == nil && info.Size == l.Size:
 		if _, err := s.ensureLayer(ctx, l); err == nil || !errors.Is(err, errs.ErrNotFound) {
-			tell(PullProgress{Layer: l.Digest, State: PullExists, Done: l.Size, Total: l.Size})
+			tell(LayerProgress{Layer: l.Digest, State: LayerExists, Done: l.Size, Total: l.Size})
 			return err
 		}
 		// The blob turned out to be damaged and is gone.
@@ -195,13 +189,13 @@ func (s *Store) pullLayer(ctx context.Context, r *places, l LayerInfo, tell func
 	seen := func(off int64) {
 		if now := time.Now(); now.Sub(last) > 50*time.Millisecond {
 			last = now
-			tell(PullProgress{Layer: l.Digest, State: PullRunning, Done: off, Total: l.Size})
+			tell(LayerProgress{Layer: l.Digest, State: LayerRunning, Done: off, Total: l.Size})
 		}
 	}
 	if err := r.try(ctx, func(r *repo) error { return s.receive(ctx, r, l, seen) }); err != nil {
 		return err
 	}
-	tell(PullProgress{Layer: l.Digest, State: PullDone, Done: l.Size, Total: l.Size})
+	tell(LayerProgress{Layer: l.Digest, State: LayerDone, Done: l.Size, Total: l.Size})
 	return nil
 }
 

@@ -158,9 +158,9 @@ func TestPullReportsEachLayer(t *testing.T) {
 	img := threeLayers(t)
 	ref := reg.Push(t, "app", "latest", img)
 	s := openStore(t)
-	for _, want := range []PullState{PullDone, PullExists} {
-		last := map[digest.Digest]PullProgress{}
-		_, err := s.Pull(t.Context(), ref, PullOptions{Progress: func(p PullProgress) { last[p.Layer] = p }})
+	for _, want := range []LayerState{LayerDone, LayerExists} {
+		last := map[digest.Digest]LayerProgress{}
+		_, err := s.Pull(t.Context(), ref, PullOptions{Progress: func(p LayerProgress) { last[p.Layer] = p }})
 		require.NoError(t, err)
 		require.Len(t, last, 3)
 		for _, l := range img.Layers {

@@ -27,6 +27,7 @@ type record struct {
 	Platform ocispec.Platform   `json:"platform"`
 	Layers   []layerRecord      `json:"layers"`
 	Loaded   time.Time          `json:"loaded"`
+	Made     bool               `json:"made,omitempty"` // the manifest was made here
 }
 
 type layerRecord struct {

@@ -220,7 +220,7 @@ func (s *Store) scanDockerImage(ctx context.Context, a archive, img dockerImage,
 	if err != nil {
 		return nil, err
 	}
-	l.names, l.files = names, img.Layers
+	l.names, l.files, l.rec.Made = names, img.Layers, true
 	return l, nil
 }
 

@@ -37,6 +37,11 @@ func gzipped(t testing.TB, data []byte) []byte {
 	return buf.Bytes()
 }
 
+func removeRef(t testing.TB, s *Store, ref string, force bool) error {
+	_, err := s.Remove(t.Context(), ref, RemoveOptions{Force: force})
+	return err
+}
+
 func load(t testing.TB, s *Store, data []byte) ([]Image, error) {
 	t.Helper()
 	return s.LoadStream(t.Context(), bytes.NewReader(data), LoadOptions{})
@@ -205,19 +210,19 @@ func TestGetTagRemove(t *testing.T) {
 	} {
 		_, err := s.Get(ctx, ref)
 		require.ErrorIs(t, err, want, "%.20q", ref)
-		require.ErrorIs(t, s.Remove(ctx, ref, true), want, "%.20q", ref)
+		require.ErrorIs(t, removeRef(t, s, ref, true), want, "%.20q", ref)
 		require.ErrorIs(t, s.Tag(ctx, ref, "x"), want, "%.20q", ref)
 	}
 	require.NoError(t, s.Tag(ctx, id.Encoded()[:6], "more"))
 	require.ErrorIs(t, s.Tag(ctx, "more", "x@"+id.String()), errs.ErrInvalid)
-	require.ErrorIs(t, s.Remove(ctx, id.String(), false), errs.ErrInUse)
-	require.NoError(t, s.Remove(ctx, "test/three:1", false))
+	require.ErrorIs(t, removeRef(t, s, id.String(), false), errs.ErrInUse)
+	require.NoError(t, removeRef(t, s, "test/three:1", false))
 	_, err = s.Get(ctx, "test/three:1")
 	require.ErrorIs(t, err, errs.ErrNotFound)
 	got, err := s.Get(ctx, "more")
 	require.NoError(t, err)
 	require.Equal(t, []string{"docker.io/library/more:latest"}, got.Names)
-	require.NoError(t, s.Remove(ctx, "more", false))
+	require.NoError(t, removeRef(t, s, "more", false))
 	_, err = s.Get(ctx, id.String())
 	require.ErrorIs(t, err, errs.ErrNotFound, "the last name takes the image along")
 }
@@ -271,7 +276,7 @@ func TestCorruptRecordsHurtNobodyElse(t *testing.T) {
 	require.NoError(t, os.WriteFile(s.recordPath(got[0].ID), nil, 0o600))
 	_, err = s.Prune(t.Context(), PruneOptions{})
 	require.ErrorIs(t, err, errs.ErrCorrupt)
-	require.NoError(t, s.Remove(t.Context(), "t/a", false), "a corrupt image can be removed")
+	require.NoError(t, removeRef(t, s, "t/a", false), "a corrupt image can be removed")
 }
 
 func TestLayerImageIsMadeAgain(t *testing.T) {
@@ -436,7 +441,7 @@ func churn(t *testing.T, dir, ref string) {
 		if _, err := s.Layers(t.Context(), img); err != nil {
 			require.ErrorIs(t, err, errs.ErrNotFound, "pruned by another")
 		}
-		if err := s.Remove(t.Context(), ref, true); err != nil {
+		if err := removeRef(t, s, ref, true); err != nil {
 			require.ErrorIs(t, err, errs.ErrNotFound)
 		}
 		fmt.Println("removed")
