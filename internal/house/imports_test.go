@@ -45,7 +45,7 @@ func layers() map[string][]string {
 		"internal/ext4":        {errs},
 		"internal/image":       {"internal/fsx", "internal/ext4", errs},
 		"internal/volume":      {"internal/fsx", errs},
-		"internal/network":     {errs},
+		"internal/network":     {"internal/fsx", errs},
 		"internal/share":       {errs},
 		"internal/seccomp":     {errs},
 		"internal/container": {
