@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -50,6 +51,7 @@ type agent struct {
 	box     *box.Box
 	engine  *engine.Engine
 	vsock   vsockServer
+	demand  *demand
 
 	settled   chan struct{} // closed when what boots in the background is done
 	settleErr error         // readable after that
@@ -71,6 +73,12 @@ func (a *agent) run(ctx context.Context) error {
 	ports := newPorts()
 	a.box = box.New(a.reaper)
 	a.engine = engine.New(a.box)
+	if a.demand, err = newDemand(mods); err != nil {
+		return err
+	}
+	if err := a.useFiles(); err != nil {
+		return err
+	}
 	go func() {
 		a.failed <- events.Run(func(e uevent.Event) {
 			ports.handle(e)
@@ -132,7 +140,23 @@ func (a *agent) prepareContainers(mods []bootfs.Module, early <-chan struct{}) e
 	if err := loadModules(bootfs.Pick(mods, bootfs.Late)); err != nil {
 		return err
 	}
+	if err := a.demand.loadDrivers(); err != nil {
+		return err
+	}
 	a.phases.done("late modules")
+	return nil
+}
+
+// useFiles lets layers be files of a file system where the kernel's command line says so: see bootfs.LayersParameter.
+func (a *agent) useFiles() error {
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return fmt.Errorf("read the kernel's command line: %w", err)
+	}
+	kind, source, ok := strings.Cut(parameter(string(cmdline), bootfs.LayersParameter), ":")
+	if ok && kind != "" && source != "" {
+		a.box.UseFiles(kind, source, func() error { return a.demand.load(kind, "loop") })
+	}
 	return nil
 }
 

@@ -16,10 +16,12 @@ import (
 
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/mux"
 )
 
-// vsockServer serves streams of the host over AF_VSOCK. Everything in the guest can connect to it too, a hostile
-// container included: such connections are closed, but for that of check, which knows the cookie of the moment.
+// vsockServer serves streams of the host over AF_VSOCK: on api.Port each connection is a stream, on mux.VsockPort each
+// carries sessions of package mux. Everything in the guest can connect to it too, a hostile container included: such
+// connections are closed, but for those of check, which knows the cookie of the moment.
 type vsockServer struct {
 	serve func(context.Context, net.Conn)
 	ping  func(context.Context, api.PingRequest) (api.PingReply, error)
@@ -38,14 +40,37 @@ const (
 // run listens until ctx ends. A kernel without AF_VSOCK is no error.
 func (v *vsockServer) run(ctx context.Context) error {
 	defer v.set(false)
-	l, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, api.Port, nil)
+	streams, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, api.Port, nil)
 	if err != nil {
 		return nil
 	}
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	defer l.Close()
+	defer streams.Close()
+	sessions, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, mux.VsockPort, nil)
+	if err != nil {
+		return fmt.Errorf("listen on vsock: %w", err)
+	}
+	defer sessions.Close()
+	defer context.AfterFunc(ctx, func() {
+		streams.Close()
+		sessions.Close()
+	})()
 	v.set(true)
+	ended := make(chan error, 2)
+	go func() { ended <- v.accept(ctx, streams, v.serve, v.serveCheck) }()
+	go func() {
+		ended <- v.accept(ctx, sessions, func(ctx context.Context, c net.Conn) { serveSessions(ctx, c, v.serve) },
+			func(ctx context.Context, c net.Conn) { serveSessions(ctx, c, v.serveCheck) })
+	}()
+	err = <-ended
+	streams.Close()
+	sessions.Close()
+	<-ended
+	return err
+}
+
+// accept serves the connections of the host by one function, and those of the guest itself by another while a check is
+// under way.
+func (v *vsockServer) accept(ctx context.Context, l net.Listener, host, check func(context.Context, net.Conn)) error {
 	var conns sync.WaitGroup
 	defer conns.Wait()
 	for {
@@ -57,17 +82,30 @@ func (v *vsockServer) run(ctx context.Context) error {
 			return fmt.Errorf("accept on vsock: %w", err)
 		}
 		if a, ok := c.RemoteAddr().(*vsock.Addr); ok && a.ContextID == vsock.Host {
-			conns.Go(func() { v.serve(ctx, c) })
+			conns.Go(func() { host(ctx, c) })
 			continue
 		}
-		cookie := v.current()
-		if cookie == nil {
+		if v.current() == nil {
 			c.Close()
 			continue
 		}
-		conns.Go(func() { v.serveCheck(ctx, c, cookie) })
+		conns.Go(func() { check(ctx, c) })
 	}
 }
+
+// serveSessions serves the sessions that a connection carries, each stream to api.Port by fn.
+func serveSessions(ctx context.Context, c net.Conn, fn func(context.Context, net.Conn)) {
+	var l mux.Listener
+	l.Handle(api.Port, func(c net.Conn) { fn(ctx, c) })
+	// The error is that of a host that has gone; the next one makes a connection of its own.
+	_ = l.Serve(ctx, connLink{c})
+}
+
+// connLink is a connection as the link of a multiplexer. Its peer does not come back.
+type connLink struct{ net.Conn }
+
+// WaitPeer returns net.ErrClosed.
+func (connLink) WaitPeer(context.Context) error { return net.ErrClosed }
 
 func (v *vsockServer) set(up bool) {
 	v.mu.Lock()
@@ -88,8 +126,12 @@ func (v *vsockServer) current() []byte {
 }
 
 // serveCheck serves Ping, and nothing else, to a connection that says the cookie.
-func (v *vsockServer) serveCheck(ctx context.Context, c net.Conn, cookie []byte) {
+func (v *vsockServer) serveCheck(ctx context.Context, c net.Conn) {
 	defer c.Close()
+	cookie := v.current()
+	if cookie == nil {
+		return
+	}
 	got := make([]byte, cookieSize)
 	if c.SetReadDeadline(time.Now().Add(cookieTime)) != nil {
 		return
@@ -132,13 +174,41 @@ func (v *vsockServer) check(ctx context.Context, _ api.VsockCheckRequest) (rep a
 		if err != nil {
 			return nil, err
 		}
-		if _, err := c.Write(cookie); err != nil {
-			return nil, errors.Join(err, c.Close())
-		}
-		return c, nil
+		return withCookie(c, cookie)
 	}, api.Ping, api.PingRequest{})
+	if err == nil {
+		err = v.checkSessions(ctx, cookie)
+	}
 	if err != nil {
 		return rep, fmt.Errorf("check vsock: %w", err)
 	}
 	return rep, nil
+}
+
+// checkSessions calls the agent over a session of package mux.
+func (v *vsockServer) checkSessions(ctx context.Context, cookie []byte) error {
+	c, err := vsock.DialContext(ctx, vsock.Local, mux.VsockPort, nil)
+	if err != nil {
+		return err
+	}
+	s, err := mux.Connect(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	_, err = api.Call(ctx, func(ctx context.Context) (net.Conn, error) {
+		c, err := s.Dial(ctx, api.Port)
+		if err != nil {
+			return nil, err
+		}
+		return withCookie(c, cookie)
+	}, api.Ping, api.PingRequest{})
+	return err
+}
+
+func withCookie(c net.Conn, cookie []byte) (net.Conn, error) {
+	if _, err := c.Write(cookie); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
 }

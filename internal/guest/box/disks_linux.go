@@ -102,6 +102,14 @@ func (d *disks) remove(name string) {
 	d.gone(name)
 }
 
+// look returns the device name of the disk with the serial, where it is there.
+func (d *disks) look(serial string) (string, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	name, ok := d.names[serial]
+	return name, ok
+}
+
 // find returns the device name of the disk with the serial. It waits for the disk until ctx ends.
 func (d *disks) find(ctx context.Context, serial string) (string, error) {
 	for {

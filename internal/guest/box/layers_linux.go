@@ -19,7 +19,8 @@ const layersDir = "/run/l"
 // layers mounts the disks of layers, each once, read-only. A layer stays mounted while its disk is there, whoever uses
 // it: mounting it again would cost each container more than the mount is worth. When its disk goes, it is unmounted.
 type layers struct {
-	disks *disks
+	disks  *disks
+	shared shared
 
 	mu   sync.Mutex
 	all  map[string]*layer // by serial
@@ -28,7 +29,7 @@ type layers struct {
 
 type layer struct {
 	ready  chan struct{} // closed when dir or err is set
-	device string
+	device string        // or what tells a file from others
 	dir    string
 	err    error
 }
@@ -41,12 +42,13 @@ func newLayers() *layers {
 
 // get returns the directory where a layer is mounted. It waits for its disk until ctx ends.
 func (l *layers) get(ctx context.Context, serial string) (string, error) {
-	device, err := l.disks.find(ctx, serial)
+	device, file, err := l.find(ctx, serial)
 	if err != nil {
 		return "", err
 	}
 	l.mu.Lock()
 	m := l.all[serial]
+	old := m
 	mine := m == nil || m.device != device
 	if mine {
 		m = &layer{ready: make(chan struct{}), device: device}
@@ -56,7 +58,14 @@ func (l *layers) get(ctx context.Context, serial string) (string, error) {
 	}
 	l.mu.Unlock()
 	if mine {
-		m.err = mountLayer(device, m.dir)
+		if old != nil {
+			old.unmount()
+		}
+		if file != "" {
+			m.err = mountFile(file, m.dir)
+		} else {
+			m.err = mountLayer(device, m.dir)
+		}
 		if m.err != nil {
 			l.forget(serial, m)
 		}
@@ -67,6 +76,28 @@ func (l *layers) get(ctx context.Context, serial string) (string, error) {
 		return m.dir, m.err
 	case <-ctx.Done():
 		return "", ctx.Err()
+	}
+}
+
+// find returns the disk with the serial, or the file where it is one. It waits for a disk until ctx ends.
+func (l *layers) find(ctx context.Context, serial string) (device, file string, err error) {
+	if device, ok := l.disks.look(serial); ok {
+		return device, "", nil
+	}
+	file, identity, ok, err := l.shared.find(serial)
+	if ok || err != nil {
+		return identity, file, err
+	}
+	device, err = l.disks.find(ctx, serial)
+	return device, "", err
+}
+
+// unmount unmounts a layer whose disk is not the one any more that it was.
+func (m *layer) unmount() {
+	<-m.ready
+	if m.err == nil {
+		_ = unix.Unmount(m.dir, unix.MNT_DETACH)
+		os.Remove(m.dir)
 	}
 }
 
@@ -105,11 +136,7 @@ func (l *layers) gone(device string) {
 	}
 	l.mu.Unlock()
 	for _, m := range old {
-		<-m.ready
-		if m.err == nil {
-			_ = unix.Unmount(m.dir, unix.MNT_DETACH)
-			os.Remove(m.dir)
-		}
+		m.unmount()
 	}
 }
 
@@ -120,9 +147,7 @@ func (l *layers) close() {
 	l.all = make(map[string]*layer)
 	l.mu.Unlock()
 	for _, m := range all {
-		<-m.ready
-		if m.err == nil {
-			_ = unix.Unmount(m.dir, unix.MNT_DETACH)
-		}
+		m.unmount()
 	}
+	l.shared.close()
 }

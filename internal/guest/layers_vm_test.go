@@ -1,0 +1,50 @@
+package guest_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/arcboxlabs/arcbox-go/agent/api"
+	"github.com/arcboxlabs/arcbox-go/internal/bootfs"
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/vm"
+)
+
+// TestLayersAreFiles runs containers whose layers are files of a file system that the guest mounts, as on a hypervisor
+// that cannot add disks to a running machine. Here it is an ext4 on a disk; there it is a directory of the host.
+func TestLayersAreFiles(t *testing.T) {
+	dir := t.TempDir()
+	files, err := baseFiles(testContext(t), dir, "")
+	skipOrFail(t, err)
+	image, share := filepath.Join(dir, "image"), filepath.Join(dir, "share")
+	require.NoError(t, writeLayer(image, files))
+	body, err := os.ReadFile(image)
+	require.NoError(t, err)
+	require.NoError(t, writeLayer(share, []file{
+		{name: "as-a-file", mode: 0o444, body: string(body)}, {name: "no-layer", mode: 0o444, body: strings.Repeat("x", 64<<10)}, {name: "dir/", mode: 0o755},
+	}))
+	m := ownMachine(t, vm.Spec{
+		CPUs: 2, Cmdline: bootfs.LayersParameter + "ext4:/dev/sda", Disks: []vm.Disk{{ID: "share", Path: share, ReadOnly: true}},
+	})
+	require.NoError(t, m.Settle(testContext(t)))
+	for range 2 { // the second one finds it mounted
+		require.Equal(t, "from a file\n", m.sh(t, "echo from a file", layers("as-a-file")))
+	}
+	require.Equal(t, "both\n", m.sh(t, "grep -q app /etc/passwd && echo both", layers("as-a-file", "users")))
+	require.Equal(t, "ro\n", m.sh(t, "echo x > /bin/new; cut -d, -f1 /sys/block/loop0/ro >/dev/null && echo ro", layers("as-a-file")))
+	for name, want := range map[string]error{"no-layer": errs.ErrCorrupt, "dir": errs.ErrInvalid} {
+		err := m.Create(testContext(t), api.CreateRequest{
+			ID: name, Layers: []api.Layer{{Serial: name}}, Process: api.Process{Args: []string{"true"}},
+		})
+		require.ErrorIs(t, err, want)
+	}
+	require.Equal(t, "disk\n", m.sh(t, "echo disk", layers("base")), "disks are found too")
+
+	rep, err := m.VsockCheck(testContext(t))
+	require.NoError(t, err)
+	require.Equal(t, api.Version, rep.Ping.Version)
+}
