@@ -255,7 +255,9 @@ func (r *Runtime) ResumeContainer(ctx context.Context, ref string) error {
 
 // RenameContainer gives a container another name. A name that is taken is ErrExists; that of its own changes nothing.
 func (r *Runtime) RenameContainer(ctx context.Context, ref, name string) error {
-	return callNone(ctx, r, "RenameContainer", ref, func(context.Context) error { return r.containers.Rename(ref, name) })
+	return callNone(ctx, r, "RenameContainer", ref, func(ctx context.Context) error {
+		return r.containers.Rename(ctx, ref, name)
+	})
 }
 
 // UpdateOptions says what UpdateContainer changes. The zero value changes nothing.
@@ -305,7 +307,11 @@ type ListContainersOptions struct {
 	Limit  int              // only the newest; 0 is all
 }
 
-// ListContainers returns containers of this Runtime, the oldest first. A state that does not exist is ErrInvalid.
+// ListContainers returns containers, the oldest first. A state that does not exist is ErrInvalid.
+//
+// Those of other programs that use the data directory are among them, as their records say, unless VMConfig.Ephemeral keeps
+// the Runtime to itself. A call that would change such a one or needs its machine is ErrInUse and names the process; when
+// that has ended, the call takes the machine, except for the default one: that belongs to the first Runtime that was open.
 func (r *Runtime) ListContainers(ctx context.Context, opts ListContainersOptions) ([]ContainerInfo, error) {
 	return call(ctx, r, "ListContainers", "", func(context.Context) ([]ContainerInfo, error) {
 		f := container.Filter{Labels: opts.Labels, Name: opts.Name, Image: opts.Image, Limit: opts.Limit}
@@ -321,7 +327,7 @@ func (r *Runtime) ListContainers(ctx context.Context, opts ListContainersOptions
 	})
 }
 
-// InspectContainer returns the record of one container.
+// InspectContainer returns the record of one container, those of other programs included, as ListContainers does.
 func (r *Runtime) InspectContainer(ctx context.Context, ref string) (ContainerInfo, error) {
 	return call(ctx, r, "InspectContainer", ref, func(context.Context) (ContainerInfo, error) {
 		info, err := r.containers.Inspect(ref)

@@ -113,7 +113,12 @@ func (r *Runtime) openMachines() (err error) {
 	if err != nil {
 		return errors.Join(err, r.machines.Close())
 	}
+	var others container.Others = r.machines
+	if vm.Ephemeral {
+		others = nil // it has nothing to do with them
+	}
 	r.containers, err = container.NewManager(container.Config{
+		Others: others,
 		Images: r.images, Volumes: r.volumes, Acquire: r.acquireMachine, Current: r.currentMachine, Keeps: r.machines.Keeps, Seccomp: r.compileSeccomp,
 		Dir: filepath.Join(r.cfg.DataDir, "containers"), Events: &r.events, Logger: r.cfg.Logger,
 	})

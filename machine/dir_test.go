@@ -91,14 +91,48 @@ func TestDirIsTakenOnce(t *testing.T) {
 	require.NoError(t, d.Close())
 }
 
+// TestAskingHindersNobody takes and gives back a directory while others ask whose it is all the time.
+func TestAskingHindersNobody(t *testing.T) {
+	parent := t.TempDir()
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					Owner(parent, "default")
+				}
+			}
+		})
+	}
+	for range 30 {
+		d, err := OpenDir(parent, "default")
+		require.NoError(t, err)
+		who, taken := Owner(parent, "default")
+		require.True(t, taken)
+		require.Equal(t, "this process", who)
+		require.NoError(t, d.Close())
+	}
+	close(stop)
+	wg.Wait()
+}
+
 func TestDirOfAnotherProcess(t *testing.T) {
 	parent := t.TempDir()
 	cmd, _ := startHolder(t, parent, "default")
 	_, err := OpenDir(parent, "default")
 	require.ErrorIs(t, err, errs.ErrInUse)
 	require.ErrorContains(t, err, fmt.Sprintf("process %d", cmd.Process.Pid))
+	who, taken := Owner(parent, "default")
+	require.True(t, taken)
+	require.Equal(t, fmt.Sprintf("process %d", cmd.Process.Pid), who)
 	require.NoError(t, cmd.Process.Kill())
 	require.Error(t, cmd.Wait())
+	_, taken = Owner(parent, "default")
+	require.False(t, taken, "it left its file, and no lock")
 	d, err := OpenDir(parent, "default")
 	require.NoError(t, err, "the lock of a killed process is free")
 	require.NoError(t, d.Close())

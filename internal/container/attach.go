@@ -20,7 +20,7 @@ type Attachment struct {
 
 // Attach connects to the stdio of a container that was created or runs.
 func (m *Manager) Attach(ctx context.Context, ref string, stdin bool, stdout, stderr io.Writer) (*Attachment, error) {
-	e, err := m.lookup(ref)
+	e, err := m.lookup(ctx, ref)
 	if err != nil {
 		return nil, err
 	}

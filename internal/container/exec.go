@@ -71,7 +71,7 @@ func (m *Manager) Exec(ctx context.Context, ref string, s ExecSpec, stdout, stde
 	if err := s.validate(); err != nil {
 		return nil, err
 	}
-	e, err := m.lookup(ref)
+	e, err := m.lookup(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -229,7 +229,7 @@ func (m *Manager) findExec(id string) (*entry, *execution, error) {
 
 // Stats tells what a running container uses.
 func (m *Manager) Stats(ctx context.Context, ref string) (api.StatsReply, error) {
-	a, id, err := m.running(ref, "read statistics of container")
+	a, id, err := m.running(ctx, ref, "read statistics of container")
 	if err != nil {
 		return api.StatsReply{}, err
 	}
@@ -238,7 +238,7 @@ func (m *Manager) Stats(ctx context.Context, ref string) (api.StatsReply, error)
 
 // Top lists the processes of a running container.
 func (m *Manager) Top(ctx context.Context, ref string) ([]api.ProcessInfo, error) {
-	a, id, err := m.running(ref, "list processes of container")
+	a, id, err := m.running(ctx, ref, "list processes of container")
 	if err != nil {
 		return nil, err
 	}
@@ -248,7 +248,7 @@ func (m *Manager) Top(ctx context.Context, ref string) ([]api.ProcessInfo, error
 
 // Dial connects to an address in the network of a running container.
 func (m *Manager) Dial(ctx context.Context, ref, network, address string) (net.Conn, error) {
-	a, id, err := m.running(ref, "dial")
+	a, id, err := m.running(ctx, ref, "dial")
 	if err != nil {
 		return nil, err
 	}
@@ -256,8 +256,8 @@ func (m *Manager) Dial(ctx context.Context, ref, network, address string) (net.C
 }
 
 // running finds a container that has a process.
-func (m *Manager) running(ref, what string) (Agent, string, error) {
-	e, err := m.lookup(ref)
+func (m *Manager) running(ctx context.Context, ref, what string) (Agent, string, error) {
+	e, err := m.lookup(ctx, ref)
 	if err != nil {
 		return nil, "", err
 	}

@@ -59,26 +59,32 @@ func (m *Manager) List(f Filter) ([]Info, error) {
 	if err := f.validate(); err != nil {
 		return nil, err
 	}
+	others := m.foreigners()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
 		return nil, errs.ErrClosed
 	}
-	found := make([]*entry, 0, len(m.entries))
+	found := make([]*Info, 0, len(m.entries)+len(others))
 	for _, e := range m.entries {
 		if f.fits(e.info) {
-			found = append(found, e)
+			found = append(found, &e.info)
 		}
 	}
-	slices.SortFunc(found, func(a, b *entry) int {
-		return cmp.Or(a.info.Created.Compare(b.info.Created), strings.Compare(a.id, b.id))
+	for i := range others {
+		if f.fits(others[i]) && m.entries[others[i].ID] == nil { // it may have become ours
+			found = append(found, &others[i])
+		}
+	}
+	slices.SortFunc(found, func(a, b *Info) int {
+		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))
 	})
 	if f.Limit > 0 && len(found) > f.Limit {
 		found = found[len(found)-f.Limit:]
 	}
 	out := make([]Info, len(found))
-	for i, e := range found {
-		out[i] = e.info.clone()
+	for i := range found {
+		out[i] = found[i].clone()
 	}
 	return out, nil
 }

@@ -20,7 +20,7 @@ func (m *Manager) Stop(ctx context.Context, ref, signal string, timeout *time.Du
 			return err
 		}
 	}
-	e, err := m.lookup(ref)
+	e, err := m.lookup(ctx, ref)
 	if err != nil {
 		return err
 	}
@@ -133,7 +133,7 @@ func waitRun(ctx context.Context, r *run, timeout time.Duration) error {
 
 // Restart stops a container, where it runs, and starts it.
 func (m *Manager) Restart(ctx context.Context, ref, signal string, timeout *time.Duration) error {
-	e, err := m.lookup(ref)
+	e, err := m.lookup(ctx, ref)
 	if err != nil {
 		return err
 	}
@@ -197,11 +197,11 @@ func (m *Manager) pause(ctx context.Context, e *entry, resume bool) error {
 }
 
 // Rename gives a container another name. That of its own is no error.
-func (m *Manager) Rename(ref, name string) error {
+func (m *Manager) Rename(ctx context.Context, ref, name string) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	e, err := m.lookup(ref)
+	e, err := m.lookup(ctx, ref)
 	if err != nil {
 		return err
 	}

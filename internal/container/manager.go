@@ -57,6 +57,9 @@ type Config struct {
 	// Keeps tells that the machine with the name, and with it the records of its containers, belongs to this program. nil
 	// is always.
 	Keeps func(machine string) bool
+	// Others knows the machines of other programs, whose containers are listed and inspected, and used when their machine
+	// can be taken. nil is for a program that sees its own containers only.
+	Others Others
 	// Seccomp compiles a profile in JSON, or the default one for "", for a process with the capabilities. nil is no
 	// filter for anybody.
 	Seccomp func(profile string, caps []string) ([]byte, error)
@@ -309,8 +312,17 @@ func (m *Manager) find(ref string) (*entry, error) {
 	return nil, fmt.Errorf("%w container %q: the prefix fits %s", errs.ErrInvalid, ref, strings.Join(found, ", "))
 }
 
-// lookup is find with the lock, and refuses once the manager is closed.
-func (m *Manager) lookup(ref string) (*entry, error) {
+// lookup is find with the lock, and refuses once the manager is closed. The machine of a container that another program
+// had is taken.
+func (m *Manager) lookup(ctx context.Context, ref string) (*entry, error) {
+	e, err := m.known(ref)
+	if errors.Is(err, errs.ErrNotFound) && m.takeFor(ctx, ref, &err) {
+		e, err = m.known(ref)
+	}
+	return e, err
+}
+
+func (m *Manager) known(ref string) (*entry, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
@@ -335,7 +347,7 @@ func (e *entry) lock(ctx context.Context, ref string) (unlock func(), err error)
 
 // begin finds a container and takes it for one operation.
 func (m *Manager) begin(ctx context.Context, ref string) (*entry, func(), error) {
-	e, err := m.lookup(ref)
+	e, err := m.lookup(ctx, ref)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -373,7 +385,12 @@ func isDone(ch <-chan struct{}) bool {
 
 // Inspect returns the record of one container.
 func (m *Manager) Inspect(ref string) (Info, error) {
-	e, err := m.lookup(ref)
+	e, err := m.known(ref)
+	if errors.Is(err, errs.ErrNotFound) {
+		if i, ok := m.foreign(ref); ok {
+			return i, nil
+		}
+	}
 	if err != nil {
 		return Info{}, err
 	}
@@ -399,7 +416,7 @@ func (m *Manager) IDs(machine string) []string {
 // Discard removes a container whose caller got an error and does not know of it. It does its work on its own time, of
 // which Close waits for the end.
 func (m *Manager) Discard(id string) {
-	e, err := m.lookup(id)
+	e, err := m.known(id)
 	if err != nil {
 		return
 	}

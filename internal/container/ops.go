@@ -124,7 +124,7 @@ func (m *Manager) Wait(ctx context.Context, ref string, c Condition) (api.Exit, 
 	default:
 		return api.Exit{}, invalid("condition to wait for", clip(string(c)), "use next-exit, removed, or none")
 	}
-	e, err := m.lookup(ref)
+	e, err := m.lookup(ctx, ref)
 	if err != nil {
 		return api.Exit{}, err
 	}
@@ -177,7 +177,7 @@ func (m *Manager) Kill(ctx context.Context, ref, signal string) error {
 	if err := CheckSignal(signal); err != nil {
 		return err
 	}
-	e, err := m.lookup(ref)
+	e, err := m.lookup(ctx, ref)
 	if err != nil {
 		return err
 	}
@@ -202,7 +202,7 @@ func (m *Manager) Kill(ctx context.Context, ref, signal string) error {
 
 // Remove removes a container and what it wrote. A running one is ErrConflict, unless force kills it.
 func (m *Manager) Remove(ctx context.Context, ref string, force bool) error {
-	e, err := m.lookup(ref)
+	e, err := m.lookup(ctx, ref)
 	if err != nil {
 		return err
 	}
@@ -211,7 +211,7 @@ func (m *Manager) Remove(ctx context.Context, ref string, force bool) error {
 
 // RemoveWithVolumes is Remove, also of the anonymous volumes that no other container uses.
 func (m *Manager) RemoveWithVolumes(ctx context.Context, ref string, force bool) error {
-	e, err := m.lookup(ref)
+	e, err := m.lookup(ctx, ref)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/fsx"
 )
@@ -293,8 +292,7 @@ func (m *Manager) LoadMachine(machine string) error {
 // restore makes an entry of a record that was read. What ran when the record was written has ended with its program.
 func (m *Manager) restore(i Info) {
 	if i.State.live() {
-		i.State, i.Exit, i.Finished = StateExited, api.Exit{Code: unknownExitCode}, time.Now()
-		i.Reason = "the program that ran it ended"
+		i.end(time.Now())
 		m.records.put(i.clone())
 	}
 	if other, taken := m.names[i.Name]; taken {

@@ -271,6 +271,34 @@ func (m *Manager[T]) Keeps(name string) bool {
 	return e != nil && e.dir != nil && !e.spec.Ephemeral
 }
 
+// Taken tells whether a program has a machine, this one or another.
+func (m *Manager[T]) Taken(name string) bool {
+	if m.Keeps(name) {
+		return true
+	}
+	_, taken := machine.Owner(m.cfg.Dir, name)
+	return taken
+}
+
+// Take makes a machine that another program had this one's. While that has it, the error is ErrInUse and names the
+// process. A machine that this program has in another form, as its default one, is ErrConflict.
+func (m *Manager[T]) Take(ctx context.Context, name string) error {
+	e, err := m.owned(ctx, name)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	private := e.spec.Ephemeral
+	m.mu.Unlock()
+	if !private {
+		return nil
+	}
+	if who, taken := machine.Owner(m.cfg.Dir, name); taken {
+		return fmt.Errorf("machine %s: %w by %s: do it there, or end that program", name, errs.ErrInUse, who)
+	}
+	return fmt.Errorf("machine %s: %w: this program has one of its own, since another had that: close the runtime and open it again", name, errs.ErrConflict)
+}
+
 // find returns the machine with the name.
 func (m *Manager[T]) find(name string) (*entry[T], error) {
 	m.mu.Lock()
