@@ -120,10 +120,10 @@ func TestRecordThatCannotBeWritten(t *testing.T) {
 	info := started(t, m, Spec{Name: "web"})
 	away := dir + ".away"
 	require.NoError(t, os.Rename(dir, away))
-	_, err := m.Create(ctx, Spec{Name: "b", Image: "app"})
+	_, err := m.Create(ctx, Spec{Name: "other", Image: "app"})
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.ErrorContains(t, err, "write the record")
-	_, err = m.Inspect("b")
+	_, err = m.Inspect("other")
 	require.ErrorIs(t, err, errs.ErrNotFound)
 	require.Len(t, h.machine().running, 1, "nor is it in the guest")
 	require.ErrorIs(t, m.Rename(t.Context(), "web", "net"), os.ErrNotExist)
