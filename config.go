@@ -78,6 +78,9 @@ type VMConfig struct {
 	// Arch is the guest's architecture as GOARCH has it: "amd64" or "arm64". "" is the host's. Another one than the
 	// host's is emulated.
 	Arch string
+	// Hypervisor runs the machine. The zero value is the Virtualization framework on a Mac, where the program was built
+	// with cgo and nothing is asked for that only QEMU has, and QEMU elsewhere.
+	Hypervisor Hypervisor
 	// Accelerator executes the guest's code. The zero value takes hardware virtualisation where it really works and
 	// software emulation elsewhere. One that does not work here is ErrUnsupported when the machine starts.
 	Accelerator vm.Accelerator
@@ -262,6 +265,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.VM.Arch != "amd64" && c.VM.Arch != "arm64" {
 		return c, fmt.Errorf("%w Config.VM.Arch %q: use amd64 or arm64", errs.ErrInvalid, c.VM.Arch)
+	}
+	if err := c.VM.Hypervisor.check(); err != nil {
+		return c, err
 	}
 	if c.VM.Snapshot != "" && !c.Ephemeral {
 		return c, fmt.Errorf("%w Config.VM.Snapshot %q: the default machine goes on from a snapshot where Config.Ephemeral is set; "+

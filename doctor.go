@@ -9,6 +9,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/vm"
 	"github.com/arcboxlabs/arcbox-go/vm/qemu"
+	"github.com/arcboxlabs/arcbox-go/vm/vz"
 )
 
 // FindingKind says what Doctor found.
@@ -52,7 +53,7 @@ func Doctor(ctx context.Context, cfg Config) ([]Finding, error) {
 		return nil, opError("Doctor", "", err)
 	}
 	var fatal, notes []Finding
-	for _, check := range []func(context.Context, Config) []Finding{checkDataDir, checkQEMU, checkBoot, checkSystem} {
+	for _, check := range []func(context.Context, Config) []Finding{checkDataDir, checkHypervisor, checkBoot, checkSystem} {
 		for _, f := range check(ctx, cfg) {
 			if f.Fatal {
 				fatal = append(fatal, f)
@@ -82,6 +83,19 @@ func checkDataDir(_ context.Context, cfg Config) []Finding {
 		Kind: FindingNoSpace, Message: fmt.Sprintf("%s has %d MiB free", cfg.DataDir, free>>20),
 		Fix: fmt.Sprintf("free up to %d MiB there, or set Config.DataDir to a larger file system", MinFreeSpace>>20),
 	}}
+}
+
+func checkHypervisor(ctx context.Context, cfg Config) []Finding {
+	if cfg.hypervisor() != HypervisorVZ {
+		return checkQEMU(ctx, cfg)
+	}
+	if err := vz.New(vz.Config{}).Probe(); err != nil {
+		return []Finding{{
+			Kind: FindingUnsupportedOS, Fatal: true, Message: err.Error(),
+			Fix: "leave Config.VM.Hypervisor empty; on a Mac build the program with cgo, on macOS 13 or later",
+		}}
+	}
+	return nil
 }
 
 func checkQEMU(ctx context.Context, cfg Config) []Finding {

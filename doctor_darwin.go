@@ -7,7 +7,10 @@ import (
 )
 
 // checkSystem looks for the entitlement without which macOS lets no program use its virtualization.
-func checkSystem(ctx context.Context, _ Config) []Finding {
+func checkSystem(ctx context.Context, cfg Config) []Finding {
+	if cfg.hypervisor() != HypervisorVZ {
+		return nil
+	}
 	exe, err := os.Executable()
 	if err != nil {
 		return nil

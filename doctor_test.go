@@ -90,7 +90,8 @@ func TestEntitlementFinding(t *testing.T) {
 	for _, err := range []error{nil, errors.New("not signed")} {
 		f := entitlementFinding("/bin/app", "", err)
 		require.Len(t, f, 1)
-		require.Contains(t, f[0].Fix, "codesign")
+		require.True(t, f[0].Fatal)
+		require.Contains(t, f[0].Fix, "vm/vz/sign")
 		require.Contains(t, f[0].Fix, "/bin/app")
 	}
 }

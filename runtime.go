@@ -20,8 +20,6 @@ import (
 	"github.com/arcboxlabs/arcbox-go/internal/seccomp"
 	"github.com/arcboxlabs/arcbox-go/internal/volume"
 	"github.com/arcboxlabs/arcbox-go/machine"
-	"github.com/arcboxlabs/arcbox-go/vm"
-	"github.com/arcboxlabs/arcbox-go/vm/qemu"
 )
 
 // Runtime is a container engine. Make one with New and close it with Close; its methods may be called from many
@@ -160,6 +158,10 @@ func (c Config) bootConfig() boot.Config {
 
 // startMachine boots a machine; its supervisor calls it.
 func (r *Runtime) startMachine(ctx context.Context, s machines.Spec, dir *machine.Dir) (*machine.Machine, error) {
+	run := ""
+	if dir != nil {
+		run = dir.Path()
+	}
 	if r.cfg.VM.Ephemeral && r.cfg.VM.Snapshot == "" && s.Name == DefaultMachine {
 		dir = nil
 	}
@@ -170,7 +172,7 @@ func (r *Runtime) startMachine(ctx context.Context, s machines.Spec, dir *machin
 	m, err := machine.Start(ctx, machine.Config{
 		Name: s.Name, Forkable: s.Forkable, Aliases: s.Aliases,
 		Dir: dir, DiskSize: s.Disk, Known: known, Volumes: r.volumes.IDs,
-		Driver: r.driver(), Boot: r.cfg.bootConfig(),
+		Driver: r.cfg.driver(), RunDir: run, Boot: r.cfg.bootConfig(),
 		CPUs: s.CPUs, Memory: s.Memory,
 		Accelerator: r.cfg.VM.Accelerator, Transport: r.cfg.VM.Transport,
 		Template: r.cfg.VM.Template == TemplateAuto,
@@ -186,10 +188,6 @@ func (r *Runtime) startMachine(ctx context.Context, s machines.Spec, dir *machin
 		}
 	}
 	return m, err
-}
-
-func (r *Runtime) driver() vm.Driver {
-	return qemu.New(qemu.Config{Binary: r.cfg.VM.QEMU, Logger: r.cfg.Logger})
 }
 
 // acquireMachine starts a machine where it does not run and holds it.

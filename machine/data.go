@@ -56,7 +56,7 @@ func (cfg *Config) known() []string {
 func (m *Machine) configure(ctx context.Context) error {
 	req := api.ConfigureRequest{Time: time.Now(), Hostname: m.cfg.Name}
 	m.mu.Lock()
-	used := m.disks[dataDiskID] != nil // it goes on from a machine that has used it
+	used := m.spec.State != "" && m.disks[dataDiskID] != nil // it goes on from a machine that has used it
 	m.mu.Unlock()
 	if m.cfg.dataDisk.Path != "" && !used {
 		if err := m.AttachDisks(ctx, m.cfg.dataDisk); err != nil {

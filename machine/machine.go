@@ -30,6 +30,10 @@ type Config struct {
 	Console     io.Writer    // gets the guest's console; nil drops it
 	Logger      *slog.Logger // nil is silent
 
+	// RunDir is a directory of this machine alone, on the file system of the disks that it is given, in which the driver may
+	// keep files while it runs. "" lets the driver take one of the system's.
+	RunDir string
+
 	// Template lets the machine go on from one that has booted before and was saved in the boot cache. Where that is not
 	// possible or fails, it boots; the Logger is told why.
 	Template bool
@@ -111,7 +115,10 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	spec := vm.Spec{
 		Name: cfg.Name, Arch: assets.Arch, Kernel: assets.Kernel, Initramfs: assets.Initramfs,
 		CPUs: cfg.CPUs, Memory: cfg.Memory, Console: cfg.Console,
-		Accelerator: cfg.Accelerator, Transport: cfg.Transport, Forkable: cfg.Forkable,
+		Accelerator: cfg.Accelerator, Transport: cfg.Transport, Forkable: cfg.Forkable, Dir: cfg.RunDir,
+	}
+	if cfg.dataDisk.Path != "" && !cfg.Driver.Capabilities().AttachWritable {
+		spec.Disks = []vm.Disk{cfg.dataDisk} // a machine with it cannot come from a template
 	}
 	if cfg.Template {
 		m, err := fromTemplate(ctx, cfg, assets, spec)
