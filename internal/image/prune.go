@@ -114,7 +114,32 @@ func (s *Store) prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 		inv.remove(rec.ID)
 		p.Images = append(p.Images, img)
 	}
-	return p, s.sweep(ctx, inv, leased, o.LayerImages, &p)
+	if err := s.sweep(ctx, inv, leased, o.LayerImages, &p); err != nil {
+		return p, err
+	}
+	return p, s.sweepLocks()
+}
+
+// sweepLocks removes the locks on blobs and layers of processes that died.
+func (s *Store) sweepLocks() error {
+	for _, kind := range []string{"blob-*", "layer-*"} {
+		paths, err := filepath.Glob(s.lockPath(kind))
+		if err != nil {
+			return fmt.Errorf("list locks: %w", err)
+		}
+		for _, path := range paths {
+			unlock, err := fsx.TryLock(path, true)
+			if err != nil {
+				continue // somebody has it
+			}
+			err = os.Remove(path)
+			unlock()
+			if err != nil {
+				return fmt.Errorf("remove lock of a dead process: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // removeRecord removes the names of an image and then the image.

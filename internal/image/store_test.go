@@ -1,7 +1,6 @@
 package image
 
 import (
-	"bufio"
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
@@ -15,7 +14,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -385,72 +383,6 @@ func TestDiskFull(t *testing.T) {
 }
 
 // TestKilledProcesses has other processes pull, remove and prune in one directory and kills them at any moment.
-func TestKilledProcesses(t *testing.T) {
-	if dir := os.Getenv("IMAGE_TEST_DIR"); dir != "" {
-		churn(t, dir, os.Getenv("IMAGE_TEST_REF"))
-		return
-	}
-	srv := imagetest.NewRegistry(t)
-	img := threeLayers(t)
-	ref := srv.Push(t, "app", "1", img)
-	dir := filepath.Join(t.TempDir(), "images")
-	var wg sync.WaitGroup
-	for i := range 3 {
-		wg.Go(func() {
-			for j := range 5 {
-				cmd := exec.Command(os.Args[0], "-test.run=^TestKilledProcesses$")
-				cmd.Env = append(os.Environ(), "IMAGE_TEST_DIR="+dir, "IMAGE_TEST_REF="+ref)
-				out, err := cmd.StdoutPipe()
-				if err != nil || cmd.Start() != nil {
-					t.Error("cannot start a process", err)
-					return
-				}
-				lines := bufio.NewScanner(out)
-				for n := 0; n <= (i+j)%4 && lines.Scan(); n++ {
-					if strings.Contains(lines.Text(), "FAIL") || strings.Contains(lines.Text(), "Error") {
-						t.Error(lines.Text())
-					}
-				}
-				_ = cmd.Process.Kill()
-				_ = cmd.Wait()
-			}
-		})
-	}
-	wg.Wait()
-	s := openStore(t, func(c *Config) { c.Dir = dir })
-	got, err := s.Pull(t.Context(), ref, PullOptions{})
-	require.NoError(t, err)
-	disks, err := s.Layers(t.Context(), got)
-	require.NoError(t, err)
-	for _, d := range disks {
-		requireClean(t, d.Path)
-	}
-	requireTidy(t, s)
-	sessions, err := os.ReadDir(filepath.Join(dir, "ingest"))
-	require.NoError(t, err)
-	require.Len(t, sessions, 1, "only that of the living")
-}
-
-func churn(t *testing.T, dir, ref string) {
-	s, err := Open(Config{Dir: dir, Keychain: authn.NewMultiKeychain()})
-	require.NoError(t, err)
-	for {
-		img, err := s.Pull(t.Context(), ref, PullOptions{})
-		require.NoError(t, err)
-		fmt.Println("pulled")
-		if _, err := s.Layers(t.Context(), img); err != nil {
-			require.ErrorIs(t, err, errs.ErrNotFound, "pruned by another")
-		}
-		if err := removeRef(t, s, ref, true); err != nil {
-			require.ErrorIs(t, err, errs.ErrNotFound)
-		}
-		fmt.Println("removed")
-		_, err = s.Prune(t.Context(), PruneOptions{})
-		require.NoError(t, err)
-		fmt.Println("pruned")
-	}
-}
-
 func TestNothingIsLogged(t *testing.T) {
 	old := os.Stderr
 	r, w, err := os.Pipe()
