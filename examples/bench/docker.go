@@ -41,6 +41,9 @@ func (b *suite) docker() error {
 		}
 		return nil
 	}
+	if err := b.dockerPulls(docker); err != nil {
+		return err
+	}
 	if err := docker("load", "-i", b.archive); err != nil {
 		return err
 	}

@@ -11,6 +11,10 @@
 //	parallel_start_16_ms    16 RunContainer of true at once, until the last exit
 //	list_1000_ms        New and ListContainers where 1000 containers are recorded
 //	layer_convert_mb_s  an uncompressed layer into the store, digests and ext4 image included
+//	pull_ms             an image of the size of Debian (180 MB, 5 layers) from a local registry to ready to run, in a new process
+//	pull_peak_mb        the most memory of that process
+//	skopeo_umoci_ms     where they are installed: skopeo copy and umoci unpack of the same image, in turn with it
+//	docker_pull_ms      with -docker: docker pull of the same image
 //	docker_run_ms       with -docker: docker run of the same image with a running dockerd, network off, to its exit
 //	arcbox_run_ms       with -docker: the same by arcbox in a running machine, measured in turn with it
 //	docker_exec_ms, arcbox_exec_ms  with -docker: true in a running container, in turn
@@ -32,14 +36,20 @@ func main() {
 	rounds := flag.Int("n", 5, "boots to measure; containers are measured 5 times as often")
 	docker := flag.Bool("docker", false, "compare with docker: starts a dockerd, as root")
 	first := flag.String("first-run", "", "run one container from this data directory and end (used by the benchmark itself)")
+	pull := flag.String("pull", "", "pull this image and end (used by the benchmark itself)")
+	into := flag.String("into", "", "data directory for -pull")
+	only := flag.String("only", "", "measure only this: boots, containers, execs, first-runs, layers, pulls, docker or lists")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	var err error
-	if *first != "" {
+	switch {
+	case *first != "":
 		err = firstRun(ctx, *first)
-	} else {
-		err = bench(ctx, *rounds, *docker)
+	case *pull != "":
+		err = pullOnce(ctx, *pull, *into)
+	default:
+		err = bench(ctx, *rounds, *docker || *only == "docker", *only)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -47,21 +57,31 @@ func main() {
 	}
 }
 
-func bench(ctx context.Context, rounds int, docker bool) error {
+func bench(ctx context.Context, rounds int, docker bool, only string) error {
 	dir, err := os.MkdirTemp("", "arcbox-bench-*")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
 	b := &suite{ctx: ctx, dir: dir, rounds: rounds}
-	steps := []func() error{b.prepare, b.boots, b.containers, b.execs, b.firstRuns, b.layers}
-	if docker {
-		steps = append(steps, b.docker)
+	steps := []struct {
+		name string
+		do   func() error
+	}{
+		{"boots", b.boots}, {"containers", b.containers}, {"execs", b.execs}, {"first-runs", b.firstRuns}, {"layers", b.layers},
+		{"pulls", b.pulls}, {"docker", b.docker}, {"lists", b.lists}, // the last leaves many records
 	}
-	steps = append(steps, b.lists) // last: it leaves many records
-	for _, step := range steps {
-		if err := step(); err != nil {
+	if only != "pulls" {
+		if err := b.prepare(); err != nil {
 			return err
+		}
+	}
+	for _, step := range steps {
+		if (only != "" && step.name != only) || (step.name == "docker" && !docker) {
+			continue
+		}
+		if err := step.do(); err != nil {
+			return fmt.Errorf("%s: %w", step.name, err)
 		}
 	}
 	return nil

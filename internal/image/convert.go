@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/base32"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 )
