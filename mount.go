@@ -1,6 +1,10 @@
 package arcbox
 
-import "github.com/arcboxlabs/arcbox-go/internal/container"
+import (
+	"io/fs"
+
+	"github.com/arcboxlabs/arcbox-go/internal/container"
+)
 
 // MountType says what a Mount is of.
 type MountType string
@@ -8,31 +12,39 @@ type MountType string
 // The types of mounts.
 const (
 	MountVolume = MountType(container.MountVolume) // a volume of this Runtime, on the machine's disk
+	MountBind   = MountType(container.MountBind)   // a directory or a file of the host
+	MountFS     = MountType(container.MountFS)     // an fs.FS of this program, read only
 )
 
-// Mount is a directory or a file that is mounted into a container.
+// Mount is a directory or a file that is mounted into a container. Two mounts on one target are ErrConflict; one may lie
+// below another.
 //
-//	arcbox.Mount{Type: arcbox.MountVolume, Source: "data", Target: "/var/lib/data"}
-//
-// Two mounts on one target are ErrConflict; one may lie below another.
+// A directory of the host is confined: whatever links say that it has or that the container makes, what is outside is not
+// reached. Changes show on the other side within a second. In a program of root owners are the same on both sides. In
+// another one files of the program's user are root's in the container, those of others nobody's; an owner that the
+// container gives to a file is kept in the file's attribute user.arcbox.owner. Set-user-ID bits and devices are not made.
+// Locks hold among the containers of a machine, not between them and the host. Where the directory vanishes, or the
+// program ends, whoever uses it gets errors.
 type Mount struct {
 	Type     MountType
-	Source   string // name of the volume, which is made where it does not exist; "" is an anonymous one of the container's own
+	Source   string // of MountVolume the name, made where it does not exist, "" for an anonymous one; of MountBind an absolute path that exists
 	Target   string // absolute, in the container; made where it does not exist
-	SubPath  string // what of the source to mount, relative; it must exist, and links in it stay within the source. "" is the whole
+	SubPath  string // of a volume, what to mount of it, relative; it must exist, and links in it stay within the volume. "" is the whole
 	ReadOnly bool   // the container cannot write it
 	NoCopy   bool   // leave an empty volume empty: it does not get what the image has at Target
+	FS       fs.FS  // of MountFS: what the container finds. Its methods are called from many goroutines. The container cannot be started again in another program
 }
 
 func (m Mount) compile() container.Mount {
 	return container.Mount{
-		Type: container.MountType(m.Type), Source: m.Source, Target: m.Target, SubPath: m.SubPath, ReadOnly: m.ReadOnly, NoCopy: m.NoCopy,
+		Type: container.MountType(m.Type), Source: m.Source, Target: m.Target, SubPath: m.SubPath, ReadOnly: m.ReadOnly,
+		NoCopy: m.NoCopy, FS: m.FS,
 	}
 }
 
 func mountOf(m container.Mount) Mount {
 	return Mount{
-		Type: MountType(m.Type), Source: m.Source, Target: m.Target, SubPath: m.SubPath, ReadOnly: m.ReadOnly, NoCopy: m.NoCopy,
+		Type: MountType(m.Type), Source: m.Source, Target: m.Target, SubPath: m.SubPath, ReadOnly: m.ReadOnly, NoCopy: m.NoCopy, FS: m.FS,
 	}
 }
 
@@ -40,15 +52,15 @@ func mountOf(m container.Mount) Mount {
 // the image declares.
 type MountPoint struct {
 	Type      MountType
-	Source    string // name of the volume
+	Source    string // name of the volume, or path of the host
 	Anonymous bool   // nobody has named the volume
 	Target    string // in the container
-	SubPath   string // of the source; "" is the whole
+	SubPath   string // of the volume; "" is the whole
 	ReadOnly  bool
 }
 
 func mountPoint(p container.MountPoint) MountPoint {
 	return MountPoint{
-		Type: MountType(p.Type), Source: p.Name, Anonymous: p.Anonymous, Target: p.Target, SubPath: p.SubPath, ReadOnly: p.ReadOnly,
+		Type: MountType(p.Type), Source: p.Name + p.Path, Anonymous: p.Anonymous, Target: p.Target, SubPath: p.SubPath, ReadOnly: p.ReadOnly,
 	}
 }

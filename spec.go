@@ -45,7 +45,7 @@ type ContainerSpec struct {
 	Ulimits         []Ulimit          // limits of the process; those not named are the machine's
 	Sysctls         map[string]string // of the container's own namespaces: net.*, fs.mqueue.*, kernel.shm*, kernel.msg*, kernel.sem, kernel.domainname
 	Tmpfs           []Tmpfs           // file systems in memory
-	Mounts          []Mount           // volumes; what lies higher is mounted first, Tmpfs included
+	Mounts          []Mount           // volumes, directories of the host and more; what lies higher is mounted first, Tmpfs included
 	ShmSize         int64             // bytes of /dev/shm; 0 is 64 MiB
 	Resources       Resources         // limits of all processes of the container; the zero value is none
 	Log             LogLimits         // of what is kept of the output; the zero value works

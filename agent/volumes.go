@@ -23,6 +23,12 @@ func (c *Client) VolumeExport(ctx context.Context, req api.VolumeExportRequest) 
 	return download(ctx, c, api.VolumeExport, req)
 }
 
+// Share mounts a file system, whose messages the stream carries. ctx bounds the opening only; closing the stream ends the
+// file system. An id that is taken is ErrExists, a guest without FUSE ErrUnsupported.
+func (c *Client) Share(ctx context.Context, req api.ShareRequest) (*api.Stream, error) {
+	return open(ctx, c, api.Share, req)
+}
+
 // VolumeImport unpacks the archive that r yields into a volume, as CopyTo does into a container.
 func (c *Client) VolumeImport(ctx context.Context, req api.VolumeImportRequest, r io.Reader) error {
 	return send(ctx, c, api.VolumeImport, req, r)

@@ -15,6 +15,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/boot"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/share"
 	"github.com/arcboxlabs/arcbox-go/vm"
 )
 
@@ -76,6 +77,7 @@ type Machine struct {
 	inst   vm.Instance
 	agent  *agent.Client
 	guest  api.PingReply
+	shares *share.Set
 	ctx    context.Context // ends with the machine
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -155,6 +157,7 @@ func launch(ctx context.Context, cfg Config, spec vm.Spec) (*Machine, error) {
 		m.disks[d.ID] = &attachment{done: done}
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.shares = share.NewSet(m.openShare)
 	if err := m.greet(ctx, spec.State != ""); err != nil {
 		m.cancel()
 		inst.Close()
@@ -232,6 +235,7 @@ func (m *Machine) follow(events <-chan api.Event) {
 	}
 	<-m.inst.Done()
 	m.cancel()
+	defer m.shares.Close()
 	if m.cfg.OnEnd != nil {
 		m.cfg.OnEnd(m)
 	}
@@ -322,6 +326,7 @@ func (m *Machine) Shutdown(ctx context.Context) error {
 	}
 	err := m.inst.Close()
 	m.cancel()
+	m.shares.Close()
 	m.wg.Wait()
 	return err
 }

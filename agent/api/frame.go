@@ -25,6 +25,7 @@ const (
 	FrameExit                         // JSON: Exit; the last frame of a stream
 	FrameEvent                        // JSON: Event
 	FrameLog                          // JSON: LogRecord
+	FrameFuse                         // a message of the FUSE protocol
 	frameEnd
 )
 

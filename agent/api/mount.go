@@ -14,14 +14,15 @@ type MountKind string
 // The kinds of mounts. File systems in memory are of their own type, Tmpfs.
 const (
 	MountVolume MountKind = "volume" // a directory on the machine's data disk, or in its memory where it has no disk
+	MountShare  MountKind = "share"  // a file system of Share, which is there
 )
 
 // Mount is a directory or a file that is mounted into a container. What is mounted on a path with fewer elements comes
 // first, those of Tmpfs included, so that what is mounted below lies on top.
 type Mount struct {
 	Kind     MountKind `json:"kind"`
-	Source   string    `json:"source"`             // id of the volume, in the form of a container's; made where it does not exist
-	SubPath  string    `json:"sub_path,omitempty"` // what of the source is mounted; relative, "" is the whole. It must exist; links in it stay within the source
+	Source   string    `json:"source"`             // id of the volume, in the form of a container's, made where it does not exist; or of the share
+	SubPath  string    `json:"sub_path,omitempty"` // what of the volume is mounted; relative, "" is the whole. It must exist; links in it stay within the volume
 	Target   string    `json:"target"`             // absolute, in the container; made where it does not exist
 	ReadOnly bool      `json:"read_only,omitempty"`
 

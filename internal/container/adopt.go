@@ -58,7 +58,12 @@ func (m *Manager) adoptOne(ctx context.Context, mach Machine, i Info) error {
 	if req.Layers, err = mach.AttachLayers(ctx, disks); err != nil {
 		return err
 	}
-	req.Mounts = compileMounts(i.Mounts)
+	// A mount of a share that the saved machine had gives errors: its other end is elsewhere. The next start has this one.
+	mounts, unshare, err := openMounts(ctx, mach, i.Mounts)
+	if err != nil {
+		return err
+	}
+	req.Mounts = mounts
 	i.Machine, i.Spec.Machine = mach.Name(), mach.Name()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -69,9 +74,11 @@ func (m *Manager) adoptOne(ctx context.Context, mach Machine, i Info) error {
 		}
 	}
 	if err != nil {
+		unshare()
 		return err
 	}
-	m.enter(i, &instance{machine: mach, release: func() {}, req: req, used: i.State != StateCreated})
+	m.restoreVolumes(i)
+	m.enter(i, &instance{machine: mach, release: func() {}, unshare: unshare, req: req, used: i.State != StateCreated})
 	return nil
 }
 

@@ -18,6 +18,7 @@ import (
 type instance struct {
 	machine Machine
 	release func() // gives the hold on the machine back; a second call does nothing
+	unshare func() // gives its shares back; a second call does nothing
 	req     api.CreateRequest
 
 	// The rest is under Manager.mu.
@@ -28,9 +29,15 @@ type instance struct {
 // drop forgets the instance, whose machine has ended or which was removed. The caller holds mu.
 func (e *entry) drop() {
 	if e.inst != nil {
-		e.inst.release()
+		e.inst.end()
 		e.inst = nil
 	}
+}
+
+// end gives back what an instance has of its machine.
+func (i *instance) end() {
+	i.unshare()
+	i.release()
 }
 
 // relax lets go of the machine where it keeps what the container wrote. The caller holds mu.
@@ -73,11 +80,17 @@ func (m *Manager) place(ctx context.Context, machine string, img image.Image, re
 	if req.Layers, err = mach.AttachLayers(ctx, disks); err != nil {
 		return nil, err
 	}
-	req.Mounts = compileMounts(points)
-	if err := mach.Agent().Create(ctx, req); err != nil {
-		return nil, m.undoCreate(mach, req.ID, err)
+	mounts, unshare, err := openMounts(ctx, mach, points)
+	if err != nil {
+		return nil, err
 	}
-	return &instance{machine: mach, release: sync.OnceFunc(release), req: req, held: true}, nil
+	req.Mounts = mounts
+	if err := mach.Agent().Create(ctx, req); err != nil {
+		err = m.undoCreate(mach, req.ID, err)
+		unshare()
+		return nil, err
+	}
+	return &instance{machine: mach, release: sync.OnceFunc(release), unshare: unshare, req: req, held: true}, nil
 }
 
 // undoCreate removes what a create call that failed may have left in the guest, where its reply is not known because
@@ -173,7 +186,7 @@ func (m *Manager) renew(ctx context.Context, e *entry, old *instance) (*instance
 	if e.inst != old {
 		return nil, fmt.Errorf("start container %q: %w: %s", e.info.Name, errs.ErrUnavailable, machineGone(old.machine))
 	}
-	e.inst = &instance{machine: old.machine, release: old.release, req: old.req, held: old.held}
+	e.inst = &instance{machine: old.machine, release: old.release, unshare: old.unshare, req: old.req, held: old.held}
 	return e.inst, nil
 }
 
@@ -182,11 +195,11 @@ func (m *Manager) adopt(e *entry, inst *instance) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
-		inst.release()
+		inst.end()
 		return errs.ErrClosed
 	}
 	if isDone(inst.machine.Done()) {
-		inst.release()
+		inst.end()
 		return fmt.Errorf("%w: %s", errs.ErrUnavailable, machineGone(inst.machine))
 	}
 	e.inst = inst

@@ -16,6 +16,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go/event"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/image"
+	"github.com/arcboxlabs/arcbox-go/internal/share"
 	"github.com/arcboxlabs/arcbox-go/internal/volume"
 )
 
@@ -27,6 +28,9 @@ type Machine interface {
 	Agent() Agent
 	// AttachLayers makes the guest see the disks and returns how it finds them. A disk it has already costs nothing.
 	AttachLayers(ctx context.Context, disks []image.LayerDisk) ([]api.Layer, error)
+	// Share makes a source available in the guest and returns its id there. release is called when it is not needed any
+	// more.
+	Share(ctx context.Context, src share.Source) (id string, release func(), err error)
 	// Done is closed when the machine has ended; Err then tells why.
 	Done() <-chan struct{}
 	Err() error
@@ -197,6 +201,9 @@ func (m *Manager) Create(ctx context.Context, spec Spec) (_ Info, err error) {
 	if err != nil {
 		return Info{}, err
 	}
+	if err := checkSources(spec.Mounts); err != nil {
+		return Info{}, err
+	}
 	if err := m.reserve(name, id); err != nil {
 		return Info{}, err
 	}
@@ -244,7 +251,7 @@ func (m *Manager) add(e *entry) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
-		e.inst.release()
+		e.inst.end()
 		return fmt.Errorf("create container: %w", errs.ErrClosed)
 	}
 	m.entries[e.id] = e
@@ -422,7 +429,7 @@ func (m *Manager) Discard(id string) {
 	}
 	ctx, cancel := context.WithTimeout(m.ctx, undoTimeout)
 	defer cancel()
-	if err := m.remove(ctx, e, id, removal{force: true}); err != nil && !errors.Is(err, errs.ErrNotFound) {
+	if err := m.remove(ctx, e, id, removal{force: true, volumes: true}); err != nil && !errors.Is(err, errs.ErrNotFound) {
 		m.cfg.Logger.Warn("remove container after an error", "id", id, "err", err)
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go/event"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/image"
+	"github.com/arcboxlabs/arcbox-go/internal/share"
 )
 
 // fakeImages knows one image.
@@ -134,6 +135,9 @@ func (f *fakeMachine) Agent() Agent          { return f }
 func (f *fakeMachine) Done() <-chan struct{} { return f.done }
 func (f *fakeMachine) Err() error            { return f.err }
 func (f *fakeMachine) Persistent() bool      { return f.persistent }
+func (f *fakeMachine) Share(context.Context, share.Source) (string, func(), error) {
+	return "", nil, errs.ErrUnsupported
+}
 func (f *fakeMachine) AttachLayers(_ context.Context, d []image.LayerDisk) ([]api.Layer, error) {
 	return []api.Layer{{Serial: d[0].Serial}}, nil
 }

@@ -1,14 +1,20 @@
 package container
 
 import (
+	"context"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/share"
 	"github.com/arcboxlabs/arcbox-go/internal/volume"
 )
 
@@ -18,16 +24,19 @@ type MountType string
 // The types of mounts.
 const (
 	MountVolume MountType = "volume"
+	MountBind   MountType = "bind" // a directory or a file of the host
+	MountFS     MountType = "fs"   // an fs.FS
 )
 
 // Mount is what a caller wants to have mounted into a container.
 type Mount struct {
 	Type     MountType `json:"type"`
-	Source   string    `json:"source,omitempty"` // name of a volume, "" is an anonymous one
+	Source   string    `json:"source,omitempty"` // name of a volume, "" is an anonymous one; or a path of the host
 	Target   string    `json:"target"`
 	SubPath  string    `json:"sub_path,omitempty"`
 	ReadOnly bool      `json:"read_only,omitempty"`
 	NoCopy   bool      `json:"no_copy,omitempty"` // of a volume
+	FS       fs.FS     `json:"-"`                 // not nil where it is of one, until the program ends
 }
 
 // MountPoint is a mount of a container as it came to be.
@@ -36,10 +45,12 @@ type MountPoint struct {
 	Name      string    `json:"name,omitempty"`      // of the volume
 	VolumeID  string    `json:"volume_id,omitempty"` // of its data
 	Anonymous bool      `json:"anonymous,omitempty"` // the volume was made for this container
+	Path      string    `json:"path,omitempty"`      // of the host
 	Target    string    `json:"target"`
 	SubPath   string    `json:"sub_path,omitempty"`
 	ReadOnly  bool      `json:"read_only,omitempty"`
 	NoCopy    bool      `json:"no_copy,omitempty"`
+	FS        fs.FS     `json:"-"` // nil where the program that made the container has ended
 }
 
 // maxPath is what Linux takes for a path in bytes, the zero byte at its end included.
@@ -79,7 +90,20 @@ func (m Mount) validate() error {
 	if err := checkSubPath(m.SubPath); err != nil {
 		return err
 	}
+	if m.Type != MountVolume && m.SubPath != "" {
+		return invalid("sub-path of a mount", m.SubPath, "only a volume has one; name what is below the source as the source")
+	}
 	switch m.Type {
+	case MountBind:
+		if !filepath.IsAbs(m.Source) || len(m.Source) >= maxPath || strings.ContainsRune(m.Source, 0) {
+			return invalid("source of a mount", clip(m.Source), "use an absolute path of the host")
+		}
+		return nil
+	case MountFS:
+		if m.Source != "" {
+			return invalid("source of a mount", clip(m.Source), "a file system that is a value has none")
+		}
+		return nil
 	case MountVolume:
 		if m.Source != "" {
 			return volume.CheckName(m.Source)
@@ -89,7 +113,31 @@ func (m Mount) validate() error {
 		}
 		return nil
 	}
-	return invalid("type of a mount", string(m.Type), "use "+string(MountVolume))
+	return invalid("type of a mount", string(m.Type), "use volume, bind or fs")
+}
+
+// checkSources checks what a record cannot tell: that what is to be shared is there.
+func checkSources(mounts []Mount) error {
+	for _, m := range mounts {
+		switch m.Type {
+		case MountFS:
+			if m.FS == nil {
+				return invalid("file system of the mount on", m.Target, "set FS")
+			}
+		case MountBind:
+			st, err := os.Stat(m.Source)
+			if err != nil {
+				return fmt.Errorf("%w source of a mount %q: %w: make it first", errs.ErrInvalid, clip(m.Source), err)
+			}
+			if !st.IsDir() && !st.Mode().IsRegular() {
+				return invalid("source of a mount", m.Source, "it is neither a directory nor a regular file")
+			}
+		}
+		if m.Type != MountFS && m.FS != nil {
+			return invalid("type of a mount", string(m.Type), "it has a file system; use fs")
+		}
+	}
+	return nil
 }
 
 // checkTarget checks where something is mounted.
@@ -115,10 +163,10 @@ func checkSubPath(p string) error {
 // checkPoints checks the mounts of a record.
 func checkPoints(points []MountPoint) error {
 	for _, p := range points {
-		if err := (Mount{Type: p.Type, Source: p.Name, Target: p.Target, SubPath: p.SubPath}).validate(); err != nil {
+		if err := (Mount{Type: p.Type, Source: p.Name + p.Path, Target: p.Target, SubPath: p.SubPath}).validate(); err != nil {
 			return err
 		}
-		if !idPattern.MatchString(p.VolumeID) {
+		if p.Type == MountVolume && !idPattern.MatchString(p.VolumeID) {
 			return invalid("volume id", clip(p.VolumeID), "use 64 hexadecimal digits")
 		}
 	}
@@ -160,10 +208,15 @@ func (m *Manager) takeVolumes(id, name string, s Spec, declared map[string]struc
 	points := make([]MountPoint, len(mounts))
 	for i, mnt := range mounts {
 		points[i] = MountPoint{Type: mnt.Type, Target: path.Clean(mnt.Target), SubPath: mnt.SubPath, ReadOnly: mnt.ReadOnly, NoCopy: mnt.NoCopy}
-		if mnt.Type == MountVolume {
+		switch mnt.Type {
+		case MountVolume:
 			v := volumes[0]
 			volumes = volumes[1:]
 			points[i].Name, points[i].VolumeID, points[i].Anonymous = v.Name, v.ID, v.Anonymous
+		case MountBind:
+			points[i].Path = filepath.Clean(mnt.Source)
+		case MountFS:
+			points[i].FS, points[i].ReadOnly = mnt.FS, true
 		}
 	}
 	return points, nil
@@ -182,13 +235,34 @@ func (m *Manager) restoreVolumes(i Info) {
 	}
 }
 
-// compileMounts makes the guest's mounts.
-func compileMounts(points []MountPoint) []api.Mount {
-	var out []api.Mount
+// openMounts makes the guest's mounts. What is shared is there until unshare is called.
+func openMounts(ctx context.Context, mach Machine, points []MountPoint) (mounts []api.Mount, unshare func(), err error) {
+	var undo []func()
+	unshare = sync.OnceFunc(func() {
+		for _, f := range undo {
+			f()
+		}
+	})
+	defer func() {
+		if err != nil {
+			unshare()
+		}
+	}()
 	for _, p := range points {
-		out = append(out, api.Mount{
-			Kind: api.MountVolume, Source: p.VolumeID, SubPath: p.SubPath, Target: p.Target, ReadOnly: p.ReadOnly, NoCopy: p.NoCopy,
-		})
+		m := api.Mount{Kind: api.MountVolume, Source: p.VolumeID, SubPath: p.SubPath, Target: p.Target, ReadOnly: p.ReadOnly, NoCopy: p.NoCopy}
+		if p.Type != MountVolume {
+			if p.Type == MountFS && p.FS == nil {
+				return nil, nil, fmt.Errorf("mount on %s: %w: its file system was a value of a program that has ended: "+
+					"remove the container and create it again", p.Target, errs.ErrUnavailable)
+			}
+			id, release, err := mach.Share(ctx, share.Source{Path: p.Path, ReadOnly: p.ReadOnly, FS: p.FS})
+			if err != nil {
+				return nil, nil, fmt.Errorf("mount on %s: %w", p.Target, err)
+			}
+			undo = append(undo, release)
+			m.Kind, m.Source = api.MountShare, id
+		}
+		mounts = append(mounts, m)
 	}
-	return out
+	return mounts, unshare, nil
 }

@@ -76,6 +76,7 @@ func (a *agent) run(ctx context.Context) error {
 	if a.demand, err = newDemand(mods); err != nil {
 		return err
 	}
+	a.box.OnDemand(func(name string) error { return a.demand.load(name) })
 	if err := a.useFiles(); err != nil {
 		return err
 	}

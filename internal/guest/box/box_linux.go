@@ -20,6 +20,7 @@ type Box struct {
 	layers *layers
 	data   *data
 	fills  fills
+	shares shares
 	hide   hidden
 	oom    oomWatch
 	ready  chan struct{} // closed by Ready

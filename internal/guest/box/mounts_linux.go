@@ -72,6 +72,9 @@ func (m mounted) attach(p *proc.Program) {
 
 // openMount makes a mount of what a request names. root is the container's.
 func (b *Box) openMount(ctx context.Context, m api.Mount, root int) (mounted, error) {
+	if m.Kind == api.MountShare {
+		return b.shares.mount(m)
+	}
 	v, err := b.volume(ctx, m.Source)
 	if err != nil {
 		return mounted{}, err
@@ -108,17 +111,24 @@ func mountOf(dir int, m api.Mount) (mounted, error) {
 	default:
 		return mounted{}, fmt.Errorf("%w sub-path %.300q: it is neither a directory nor a file", errs.ErrInvalid, m.SubPath)
 	}
+	fd, err := cloneMount(src, m.ReadOnly)
+	return mounted{fd, m.Target, st.Mode&unix.S_IFMT == unix.S_IFDIR}, err
+}
+
+// cloneMount makes a mount, attached nowhere, of what a descriptor names.
+func cloneMount(src int, readOnly bool) (int, error) {
 	fd, err := unix.OpenTree(src, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	if err != nil {
-		return mounted{}, fmt.Errorf("open the source: %w", err)
+		return -1, fmt.Errorf("open the source: %w", err)
 	}
-	if m.ReadOnly {
-		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
-			unix.Close(fd)
-			return mounted{}, fmt.Errorf("make the mount read-only: %w", err)
-		}
+	if !readOnly {
+		return fd, nil
 	}
-	return mounted{fd, m.Target, st.Mode&unix.S_IFMT == unix.S_IFDIR}, nil
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("make the mount read-only: %w", err)
+	}
+	return fd, nil
 }
 
 // volume is the place of a volume. Its data is in a directory of the place, so that it can have any owner and mode.

@@ -20,7 +20,7 @@ type Engine struct {
 	events  broker
 	watches sync.WaitGroup
 
-	archives copies // of volumes
+	bulk copies // archives of volumes, and shares
 
 	mu         sync.Mutex
 	containers map[string]*container
@@ -51,6 +51,7 @@ func (e *Engine) Register(m *api.Mux) {
 	api.HandleStream(m, api.Exec, e.exec)
 	api.HandleStream(m, api.Logs, e.logs)
 	api.HandleStream(m, api.Dial, e.dial)
+	api.HandleStream(m, api.Share, e.share)
 	api.HandleStream(m, api.Events, e.events.serve)
 	e.registerFiles(m)
 	e.registerVolumes(m)
@@ -66,7 +67,7 @@ func (e *Engine) Close(ctx context.Context) error {
 		all = append(all, c)
 	}
 	e.mu.Unlock()
-	e.archives.close()
+	e.bulk.close()
 	var mu sync.Mutex
 	var left []error
 	var wg sync.WaitGroup

@@ -143,10 +143,13 @@ func checkMounts(req api.CreateRequest) error {
 			return fmt.Errorf("mount %.80q: %w: something else is mounted there", m.Target, errs.ErrInvalid)
 		}
 		targets[clean] = true
-		if m.Kind != api.MountVolume {
+		if m.Kind != api.MountVolume && m.Kind != api.MountShare {
 			return fmt.Errorf("mount %.80q: %w kind %.40q", m.Target, errs.ErrInvalid, m.Kind)
 		}
-		if err := checkID("volume", m.Source); err != nil {
+		if m.Kind == api.MountShare && m.SubPath != "" {
+			return fmt.Errorf("mount %.80q: %w: a share has no sub-path", m.Target, errs.ErrInvalid)
+		}
+		if err := checkID(string(m.Kind), m.Source); err != nil {
 			return err
 		}
 		if s := m.SubPath; len(s) >= 4096 || strings.IndexByte(s, 0) >= 0 {

@@ -56,7 +56,7 @@ func (e *Engine) volume(ctx context.Context, what, id string, fn func(context.Co
 	if !ok {
 		return fmt.Errorf("%s volume: %w", what, errs.ErrUnsupported)
 	}
-	ctx, end, ok := e.archives.begin(ctx)
+	ctx, end, ok := e.bulk.begin(ctx)
 	if !ok {
 		return fmt.Errorf("%s volume: %w: the guest is powering off", what, errs.ErrClosed)
 	}

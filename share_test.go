@@ -1,0 +1,138 @@
+package arcbox_test
+
+import (
+	"archive/zip"
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/md5"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/arcboxlabs/arcbox-go"
+)
+
+// onHost is a mount of a directory of the host at /s.
+func onHost(dir string) []arcbox.Mount {
+	return []arcbox.Mount{{Type: arcbox.MountBind, Source: dir, Target: "/s"}}
+}
+
+func TestShare(t *testing.T) {
+	rt := shared.get(t)
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "from-host"), []byte("hello\n"), 0o644))
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "sub"), 0o755))
+	secret := filepath.Join(t.TempDir(), "secret")
+	require.NoError(t, os.WriteFile(secret, []byte("of the host"), 0o644))
+	require.NoError(t, os.Symlink(secret, filepath.Join(dir, "out")))
+	require.NoError(t, os.Symlink("../..", filepath.Join(dir, "sub", "up")))
+	spec := arcbox.ContainerSpec{Mounts: onHost(dir)}
+	spec.Args = sh(`cat /s/from-host; ls /s; ls /s/sub/up | grep -c bin; cat /s/out 2>&1
+		echo new > /s/sub/made; mv /s/sub/made /s/moved; ln /s/moved /s/second; ln -s moved /s/soft; cat /s/soft
+		chmod 640 /s/moved; chown 7:8 /s/moved; stat -c '%a %u:%g %h' /s/second; touch -d @1000000000 /s/moved; rm /s/second
+		dd if=/dev/zero of=/s/big bs=1M count=5 2>/dev/null; md5sum < /s/big; mkfifo /s/pipe; mknod /s/dev c 1 3 2>&1; chmod 4755 /s/moved; echo done`)
+	res := run(t, rt, spec, arcbox.RunOptions{})
+	want := "hello\nfrom-host\nout\nsub\n1\ncat: can't open '/s/out': No such file or directory\nnew\n640 7:8 2\n" +
+		"5f363e0e58a95f06cbe9bbc662c5dfb6  -\nmknod: /s/dev: Operation not permitted\ndone\n"
+	require.Equal(t, want, res.stdout, res.stderr)
+	st, err := os.Stat(filepath.Join(dir, "moved"))
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o755), st.Mode(), "without the bit that changes the user")
+	require.Equal(t, int64(1000000000), st.ModTime().Unix())
+
+	spec.Mounts[0].ReadOnly = true
+	spec.Args = sh("cat /s/from-host; echo x > /s/new; rm /s/moved; chmod 777 /s/moved; mkdir /s/d")
+	res = run(t, rt, spec, arcbox.RunOptions{})
+	require.Equal(t, "hello\n", res.stdout)
+	require.Equal(t, 4, strings.Count(res.stderr, "Read-only file system"), res.stderr)
+
+	spec.Mounts[0] = arcbox.Mount{Type: arcbox.MountBind, Source: filepath.Join(dir, "from-host"), Target: "/etc/a/file"}
+	spec.Args = sh("cat /etc/a/file; echo more >> /etc/a/file")
+	require.Equal(t, "hello\n", run(t, rt, spec, arcbox.RunOptions{}).stdout)
+	b, err := os.ReadFile(filepath.Join(dir, "from-host"))
+	require.NoError(t, err)
+	require.Equal(t, "hello\nmore\n", string(b))
+}
+
+// TestShareSeesChanges changes files on both sides of a container that runs, and makes their directory vanish.
+func TestShareSeesChanges(t *testing.T) {
+	rt := shared.get(t)
+	ctx := testContext(t)
+	dir := filepath.Join(t.TempDir(), "dir")
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	file := filepath.Join(dir, "file")
+	require.NoError(t, os.WriteFile(file, []byte("one\n"), 0o644))
+	spec := arcbox.ContainerSpec{Name: "sees-changes", Image: "busybox:test", Mounts: onHost(dir)}
+	spec.Args = sh(`await() { until grep -q $1 /s/file; do sleep 0.05; done; echo $1; }
+		exec 3< /s/file; await one; await two; await three
+		echo four > /s/answer; echo written
+		while test -e /s/file; do sleep 0.05; done
+		head -n 1 <&3; ls /s; touch /s/x; echo end`)
+	r, w := io.Pipe()
+	var stderr bytes.Buffer
+	p, err := rt.RunContainer(ctx, spec, arcbox.RunOptions{Stdout: w, Stderr: &stderr})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		r.Close()
+		require.NoError(t, rt.RemoveContainer(context.Background(), p.ContainerID(), arcbox.RemoveOptions{Force: true}))
+	})
+	lines := bufio.NewScanner(r)
+	await := func(want string) {
+		t.Helper()
+		require.True(t, lines.Scan())
+		require.Equal(t, want, lines.Text())
+	}
+	await("one")
+	require.NoError(t, os.WriteFile(file, []byte("two, and longer\n"), 0o644))
+	changed := time.Now()
+	await("two")
+	require.Less(t, time.Since(changed), 5*time.Second, "a second, and what a busy machine takes")
+	require.NoError(t, os.WriteFile(file+".new", []byte("three\n"), 0o644))
+	require.NoError(t, os.Rename(file+".new", file))
+	await("three")
+	await("written")
+	b, err := os.ReadFile(filepath.Join(dir, "answer"))
+	require.NoError(t, err)
+	require.Equal(t, "four\n", string(b))
+	require.NoError(t, os.RemoveAll(dir))
+	await("two, and longer")
+	await("end")
+	exit, err := p.Wait(ctx)
+	require.NoError(t, err)
+	require.Zero(t, exit.Code)
+	require.Contains(t, stderr.String(), "touch: /s/x: Input/output error")
+}
+
+func TestShareFS(t *testing.T) {
+	rt := shared.get(t)
+	var archive bytes.Buffer
+	w := zip.NewWriter(&archive)
+	f, err := w.Create("dir/in-zip")
+	require.NoError(t, err)
+	content := bytes.Repeat([]byte("0123456789abcdef"), 64<<10)
+	_, err = f.Write(content)
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	zipped, err := zip.NewReader(bytes.NewReader(archive.Bytes()), int64(archive.Len()))
+	require.NoError(t, err)
+	spec := arcbox.ContainerSpec{Mounts: []arcbox.Mount{
+		{Type: arcbox.MountFS, FS: fstest.MapFS{"a/b": {Data: []byte("in a map\n")}, "run": {Data: []byte("#!/bin/sh\necho ran\n"), Mode: 0o755}}, Target: "/map"},
+		{Type: arcbox.MountFS, FS: zipped, Target: "/zip"},
+		{Type: arcbox.MountFS, FS: os.DirFS(filepath.Join(t.TempDir(), "none")), Target: "/none"},
+	}}
+	spec.Args = sh("cat /map/a/b; /map/run; ls /map /zip/dir; md5sum < /zip/dir/in-zip; tail -c 5 /zip/dir/in-zip; echo; echo x > /map/new; ls /none")
+	spec.User = "1000"
+	res := run(t, rt, spec, arcbox.RunOptions{})
+	want := fmt.Sprintf("in a map\nran\n/map:\na\nrun\n\n/zip/dir:\nin-zip\n%x  -\nbcdef\n", md5.Sum(content))
+	require.Equal(t, want, res.stdout)
+	require.Contains(t, res.stderr, "Read-only file system")
+	require.Contains(t, res.stderr, "ls: /none")
+}
