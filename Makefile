@@ -29,6 +29,10 @@ check: ## format, vet for every system, types for macOS, staticcheck, and the ru
 		(cd $$m && GOOS=$$os CGO_ENABLED=0 $(GO) vet ./...) || { echo "on $$os"; exit 1; }; done; done
 	@$(GO) test ./internal/house ./internal/darwincheck
 
+.PHONY: mac
+mac: ## on a Mac: the drivers' conformance suite in the Virtualization framework, with tests that are signed
+	@CGO_ENABLED=1 ARCBOX_TEST_VM=1 $(GO) test -exec '$(GO) run ./vm/vz/sign -run' -timeout 9m ./vm/vz
+
 .PHONY: bench
 bench: ## measure: lines of "BENCH name value unit"
 	@scripts/setup demo >&2

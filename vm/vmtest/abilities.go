@@ -78,32 +78,25 @@ func (s *suite) testCloseDuringStart(t *testing.T) {
 	}
 }
 
-// testShutdownPaused ends machines that are paused, gently and not.
+// testShutdownPaused shuts a machine down that is paused.
 func (s *suite) testShutdownPaused(t *testing.T) {
-	for _, end := range []func(vm.Instance){
-		func(m vm.Instance) { m.Close() },
-		func(m vm.Instance) {
-			ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
-			defer cancel()
-			m.Shutdown(ctx) // its error is that of the ctx where the guest has no ear for the power button
-		},
-	} {
-		m := s.start(t, s.spec)
-		p, ok := m.(vm.Pauser)
-		if !ok {
-			t.Skip("no pause")
-		}
-		c := dial(t, m, guest.PortEcho)
-		require.NoError(t, p.Pause(bounded(t)))
-		end(m)
-		wait(t, m)
-		require.NoError(t, m.Err())
-		_, err := c.Read(make([]byte, 1))
-		require.Error(t, err)
-		require.NotErrorIs(t, err, io.EOF)
-		require.Error(t, p.Resume(bounded(t)))
-		requireOver(t, m)
+	m := s.start(t, s.spec)
+	p, ok := m.(vm.Pauser)
+	if !ok {
+		t.Skip("no pause")
 	}
+	c := dial(t, m, guest.PortEcho)
+	require.NoError(t, p.Pause(bounded(t)))
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	m.Shutdown(ctx) // its error is that of the ctx where the guest has no ear for the power button
+	wait(t, m)
+	require.NoError(t, m.Err())
+	_, err := c.Read(make([]byte, 1))
+	require.Error(t, err)
+	require.NotErrorIs(t, err, io.EOF)
+	require.Error(t, p.Resume(bounded(t)))
+	requireOver(t, m)
 }
 
 // testKilled kills the process of a machine from outside, where it has one of its own and the system tells which.

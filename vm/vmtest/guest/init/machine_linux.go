@@ -73,8 +73,20 @@ func (m *machine) port(name string) (link, error) {
 	return link{f}, err
 }
 
-// disk returns the device of the disk with the serial, "" where there is none.
+// sharedDir is where files are disks, on hypervisors that show them so.
+const sharedDir = "/shared"
+
+// disk returns the device of the disk with the serial, or its file, "" where there is none.
 func disk(serial string) string {
+	if _, err := os.Stat(filepath.Join(sharedDir, serial)); err == nil && serial != "" {
+		return filepath.Join(sharedDir, serial)
+	}
+	names, _ := filepath.Glob("/sys/block/*/serial") // virtio-blk
+	for _, n := range names {
+		if b, err := os.ReadFile(n); err == nil && strings.TrimSpace(string(b)) == serial {
+			return filepath.Join("/dev", filepath.Base(filepath.Dir(n)))
+		}
+	}
 	pages, _ := filepath.Glob("/sys/block/*/device/vpd_pg80")
 	for _, p := range pages {
 		if b, err := os.ReadFile(p); err == nil && len(b) > 4 && strings.TrimSpace(string(b[4:])) == serial {

@@ -1,5 +1,5 @@
 // Command init is the PID 1 of the conformance suite's guest: it loads the early modules and the disk driver, and serves
-// the suite's ports over the virtio-serial port.
+// the suite's ports over the virtio-serial port, or over AF_VSOCK where there is none.
 package main
 
 import (
@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
 
 	"github.com/arcboxlabs/arcbox-go/internal/bootfs"
@@ -44,28 +45,72 @@ func run() error {
 			return err
 		}
 	}
+	layers := layersOf(string(cmdline))
 	events, err := uevents()
 	if err != nil {
 		return fmt.Errorf("uevents: %w", err)
 	}
 	m := newMachine()
 	go m.watch(events)
-	if err := loadModules(); err != nil {
+	if err := loadModules(layers != ""); err != nil {
 		return err
+	}
+	var l mux.Listener
+	for _, p := range guest.Ports {
+		l.Handle(p, func(c net.Conn) { guest.Serve(p, c, m) })
+	}
+	if layers != "" {
+		return serveVsock(m, &l, layers)
 	}
 	port, err := m.port("arcbox.agent")
 	if err != nil {
 		return err
 	}
 	fmt.Println("testinit: serving")
-	var l mux.Listener
-	for _, p := range guest.Ports {
-		l.Handle(p, func(c net.Conn) { guest.Serve(p, c, m) })
-	}
 	return l.Serve(context.Background(), port)
 }
 
-func loadModules() error {
+// layersOf returns the value of bootfs.LayersParameter, "" where disks are no files.
+func layersOf(cmdline string) string {
+	for _, word := range strings.Fields(cmdline) {
+		if v, ok := strings.CutPrefix(word, bootfs.LayersParameter); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+// serveVsock serves on a hypervisor that has a virtio socket and shows disks as files.
+func serveVsock(m *machine, l *mux.Listener, layers string) error {
+	kind, source, _ := strings.Cut(layers, ":")
+	if err := os.Mkdir(sharedDir, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(source, sharedDir, kind, unix.MS_RDONLY, ""); err != nil {
+		return fmt.Errorf("mount %s: %w", layers, err)
+	}
+	sock, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, mux.VsockPort, nil)
+	if err != nil {
+		return err
+	}
+	fmt.Println("testinit: serving")
+	for {
+		c, err := sock.Accept()
+		if err != nil {
+			return err
+		}
+		go l.Serve(context.Background(), connLink{c})
+	}
+}
+
+// connLink is a connection as a link. Its peer does not come back.
+type connLink struct{ net.Conn }
+
+func (connLink) WaitPeer(context.Context) error { return net.ErrClosed }
+
+// loadModules loads what the suite needs: the early modules and the disk driver, and all where files are disks, of which
+// not every one has a device.
+func loadModules(all bool) error {
 	text, err := os.ReadFile(bootfs.ModuleList)
 	if err != nil {
 		return err
@@ -75,10 +120,10 @@ func loadModules() error {
 		return err
 	}
 	for _, mod := range mods {
-		if mod.Stage == bootfs.Demand {
+		if mod.Stage == bootfs.Demand && !all {
 			continue
 		}
-		if mod.Stage == bootfs.Late && !strings.Contains(filepath.Base(mod.Path), "scsi") && filepath.Base(mod.Path) != "sd_mod.ko" {
+		if mod.Stage == bootfs.Late && !all && !strings.Contains(filepath.Base(mod.Path), "scsi") && filepath.Base(mod.Path) != "sd_mod.ko" {
 			continue
 		}
 		f, err := os.Open(mod.Path)
@@ -87,7 +132,7 @@ func loadModules() error {
 		}
 		err = unix.FinitModule(int(f.Fd()), "", 0)
 		f.Close()
-		if err != nil && err != unix.EEXIST {
+		if err != nil && err != unix.EEXIST && mod.Stage != bootfs.Demand {
 			return fmt.Errorf("load %s: %w", mod.Path, err)
 		}
 	}
