@@ -106,7 +106,7 @@ func (c *cli) globalFlags(root *cobra.Command) {
 }
 
 func (c *cli) imageCommands() []*cobra.Command {
-	return []*cobra.Command{c.imagesCommand(), c.loadCommand(), c.pullCommand()}
+	return []*cobra.Command{c.imagesCommand(), c.loadCommand(), c.pullCommand(), c.pruneCommand(), c.dfCommand()}
 }
 
 func (c *cli) containerCommands() []*cobra.Command {
