@@ -42,6 +42,8 @@ func TestCommandLines(t *testing.T) {
 		"arm64-tcg":          func(c *command) { arm(c); c.accel = vm.AcceleratorTCG },
 		"arm64-kvm":          func(c *command) { arm(c); c.accel = vm.AcceleratorKVM },
 		"arm64-hvf":          func(c *command) { arm(c); c.accel, c.linux = vm.AcceleratorHVF, false },
+		"amd64-hvf":          func(c *command) { c.accel, c.linux = vm.AcceleratorHVF, false },
+		"amd64-tcg-mac":      func(c *command) { c.accel, c.linux = vm.AcceleratorTCG, false },
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := base
