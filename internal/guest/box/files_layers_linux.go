@@ -14,7 +14,7 @@ import (
 )
 
 // sharedDir is where the file system is mounted whose files are disks.
-const sharedDir = "/run/s"
+const sharedDir = "/run/f"
 
 // shared is a file system of the host's whose files are disks: on hypervisors that cannot add a disk to a running machine.
 // It is mounted when it is first needed. The host may add files to it at any time, and take them away.
