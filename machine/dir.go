@@ -107,7 +107,7 @@ func OpenPrivateDir(parent string) (*Dir, error) {
 	if err := os.MkdirAll(parent, 0o700); err != nil {
 		return nil, fmt.Errorf("make directory of machines: %w", err)
 	}
-	sweepPrivate(parent)
+	Sweep(parent)
 	for {
 		path, err := os.MkdirTemp(parent, privatePrefix+"*")
 		if err != nil {
@@ -124,8 +124,9 @@ func OpenPrivateDir(parent string) (*Dir, error) {
 	}
 }
 
-// sweepPrivate removes the private directories that nobody has. What cannot be removed is left to the next one.
-func sweepPrivate(parent string) {
+// Sweep removes the private directories below parent that nobody has, and what is left of those that were being removed.
+// What cannot be removed is left to the next one.
+func Sweep(parent string) {
 	entries, _ := os.ReadDir(parent)
 	for _, e := range entries {
 		path := filepath.Join(parent, e.Name())

@@ -85,6 +85,7 @@ func (c *cli) command() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitOwn, err} })
 	root.AddCommand(c.imageCommands()...)
 	root.AddCommand(c.containerCommands()...)
+	root.AddCommand(c.machineCommands()...)
 	if c.session == nil {
 		c.globalFlags(root)
 		root.AddCommand(c.shellCommand(), c.doctorCommand())

@@ -12,11 +12,11 @@ import (
 
 // runFlags are the flags of arcbox run and create.
 type runFlags struct {
-	name, hostname, workdir, user, entrypoint, stopSignal, pull string
-	env, labels                                                 []string
-	rm, interactive, tty                                        bool
-	stopTimeout                                                 time.Duration
-	restart                                                     string
+	machine, name, hostname, workdir, user, entrypoint, stopSignal, pull string
+	env, labels                                                          []string
+	rm, interactive, tty                                                 bool
+	stopTimeout                                                          time.Duration
+	restart                                                              string
 
 	capAdd, capDrop, securityOpt, tmpfs, ulimits, sysctls, hosts, groups []string
 	readOnly, init, privileged                                           bool
@@ -36,6 +36,7 @@ type healthFlags struct {
 func (f *runFlags) register(fs *pflag.FlagSet) {
 	fs.SetInterspersed(false) // what follows IMAGE belongs to the command
 	fs.StringVar(&f.name, "name", "", "name of the container")
+	fs.StringVar(&f.machine, "machine", "", "`name` of the machine to run in (default: the default one)")
 	fs.StringVar(&f.hostname, "hostname", "", "host name in the container")
 	fs.StringArrayVarP(&f.env, "env", "e", nil, "set `KEY=VALUE`, or KEY to this process's value")
 	fs.StringArrayVarP(&f.labels, "label", "l", nil, "set the label `KEY=VALUE`")
@@ -100,7 +101,7 @@ func (h *healthFlags) check() *arcbox.HealthCheck {
 // spec describes the container that the flags and arguments ask for. lookup finds variables of this process.
 func (f *runFlags) spec(args []string, lookup func(string) (string, bool)) (arcbox.ContainerSpec, error) {
 	s := arcbox.ContainerSpec{
-		Name: f.name, Image: args[0], Args: args[1:], WorkingDir: f.workdir, User: f.user, Groups: f.groups, Hostname: f.hostname,
+		Name: f.name, Machine: f.machine, Image: args[0], Args: args[1:], WorkingDir: f.workdir, User: f.user, Groups: f.groups, Hostname: f.hostname,
 		TTY: f.tty, Stdin: f.interactive, StopSignal: f.stopSignal, StopTimeout: f.stopTimeout, AutoRemove: f.rm, Init: f.init,
 		ExtraHosts: f.hosts, CapAdd: f.capAdd, CapDrop: f.capDrop, ReadOnly: f.readOnly, Privileged: f.privileged,
 		OOMScoreAdj: f.oomScoreAdj, Health: f.health.check(),

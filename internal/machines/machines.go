@@ -93,6 +93,7 @@ func New[T Machine](cfg Config[T]) (*Manager[T], error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("%w directory of machines: %w", errs.ErrUnavailable, err)
 	}
+	machine.Sweep(cfg.Dir)
 	if err := m.openDefault(); err != nil {
 		return nil, err
 	}

@@ -50,8 +50,12 @@ type snapshotRecord struct {
 	Snapshot Snapshot `json:"snapshot"`
 }
 
-// NewSnapshots returns the snapshots in a directory, which is made with the first one.
-func NewSnapshots(dir string) *Snapshots { return &Snapshots{dir: dir} }
+// NewSnapshots returns the snapshots in a directory, which is made with the first one. What programs have left there that
+// were killed is removed.
+func NewSnapshots(dir string) *Snapshots {
+	machine.Sweep(dir)
+	return &Snapshots{dir: dir}
+}
 
 // Create makes a snapshot. save gets the directory to write to. What it has left there when it returns an error, or when
 // the program dies, is removed. A name that is taken is ErrExists.
