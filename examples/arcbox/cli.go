@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -33,6 +35,8 @@ type globalFlags struct {
 	cpus    int
 	memory  int64 // MiB
 	accel   string
+	plain   []string // hosts of registries without TLS
+	mirrors []string // REGISTRY=HOST
 	quiet   bool
 	verbose bool
 	console bool
@@ -101,13 +105,18 @@ func (c *cli) globalFlags(root *cobra.Command) {
 	f.IntVar(&c.flags.cpus, "cpus", 0, "virtual processors of the machine (default: the host's, at most 4)")
 	f.Int64Var(&c.flags.memory, "memory", 0, "memory of the machine in `MiB` (default 1024)")
 	f.StringVar(&c.flags.accel, "accel", "auto", "accelerator: auto, kvm or tcg")
+	f.StringSliceVar(&c.flags.plain, "plain-http", nil, "speak to the registry or mirror `host[:port]` without TLS")
+	f.StringSliceVar(&c.flags.mirrors, "mirror", nil, "ask a mirror first, as `REGISTRY=HOST`; may be repeated")
 	f.BoolVarP(&c.flags.quiet, "quiet", "q", false, "show no progress")
 	f.BoolVar(&c.flags.verbose, "verbose", false, "tell on stderr what is done and decided")
 	f.BoolVar(&c.flags.console, "console", false, "show the machine's console on stderr")
 }
 
 func (c *cli) imageCommands() []*cobra.Command {
-	return []*cobra.Command{c.imagesCommand(), c.loadCommand(), c.pullCommand(), c.pruneCommand(), c.dfCommand()}
+	return []*cobra.Command{
+		c.imagesCommand(), c.pullCommand(), c.pushCommand(), c.loadCommand(), c.saveCommand(), c.importCommand(),
+		c.tagCommand(), c.rmiCommand(), c.pruneCommand(), c.dfCommand(), c.historyCommand(),
+	}
 }
 
 func (c *cli) containerCommands() []*cobra.Command {
@@ -128,6 +137,11 @@ func (c *cli) config(d *display) arcbox.Config {
 			Dir:      c.flags.bootDir,
 			Progress: func(p boot.Progress) { c.progress(d).update(string(p.Step), p.Done, p.Total) },
 		},
+	}
+	cfg.Registry.PlainHTTP, cfg.Registry.Proxy = c.flags.plain, http.ProxyFromEnvironment
+	for _, m := range c.flags.mirrors {
+		registry, host, _ := strings.Cut(m, "=")
+		put(&cfg.Registry.Mirrors, registry, append(cfg.Registry.Mirrors[registry], host))
 	}
 	if c.flags.accel != "auto" {
 		cfg.VM.Accelerator = vm.Accelerator(c.flags.accel)

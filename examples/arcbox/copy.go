@@ -165,13 +165,17 @@ func (c *cli) diffCommand() *cobra.Command {
 
 func (c *cli) commitCommand() *cobra.Command {
 	var opts arcbox.CommitOptions
+	var changes []string
 	cmd := &cobra.Command{
 		Use:   "commit [flags] CONTAINER [NAME]",
 		Short: "Make an image of a container, running or not, and print its id",
 		Args:  cobra.RangeArgs(1, 2),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
+			if opts.Change, err = parseChanges(changes); err != nil {
+				return &exitError{exitOwn, err}
+			}
 			opts.Names = args[1:]
 			return c.withMachine(ctx, func(rt *arcbox.Runtime, d *display) error {
 				i, err := rt.CommitContainer(ctx, args[0], opts)
@@ -186,6 +190,7 @@ func (c *cli) commitCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&opts.Author, "author", "a", "", "who made the image")
 	cmd.Flags().StringVarP(&opts.Comment, "message", "m", "", "what is to be said of it")
+	changeFlag(cmd.Flags(), &changes)
 	cmd.Flags().BoolVar(&opts.NoPause, "no-pause", false, "let the container run on meanwhile")
 	return cmd
 }

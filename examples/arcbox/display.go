@@ -29,6 +29,7 @@ type row struct {
 	began       time.Time
 	ended       time.Time // zero until it is complete
 	failed      bool
+	note        string // instead of how it ended and how long it took
 }
 
 // redrawEvery keeps a fast source from spending its time on the terminal.
@@ -67,6 +68,19 @@ func (d *display) complete(label string, failed bool) {
 	defer d.mu.Unlock()
 	if r := d.row(label); !d.closed && r.ended.IsZero() {
 		d.end(r, failed)
+	}
+}
+
+// settle says that there is nothing to do for the thing with that label, and why.
+func (d *display) settle(label, why string) {
+	if d == nil {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if r := d.row(label); !d.closed && r.ended.IsZero() {
+		r.note = why
+		d.end(r, false)
 	}
 }
 
@@ -129,6 +143,9 @@ func (d *display) draw() {
 }
 
 func (r *row) outcome() string {
+	if r.note != "" {
+		return r.note
+	}
 	verb := "done"
 	if r.failed {
 		verb = "failed"

@@ -176,6 +176,20 @@ func TestBadUsage(t *testing.T) {
 		{[]string{"--data-dir", dir, "load", file}, 1, file},
 		{[]string{"--data-dir", dir, "inspect", "no-such"}, 1, "no-such"},
 		{[]string{"load"}, 1, "accepts 1 arg"},
+		{[]string{"--data-dir", dir, "--mirror", "docker.io", "images"}, 1, "Mirrors"},
+		{[]string{"--data-dir", dir, "save", "-o", filepath.Join(dir, "x"), "no-such"}, 1, "no-such"},
+		{[]string{"--data-dir", dir, "push", "localhost:1/no-such"}, 1, "no-such"},
+		{[]string{"--data-dir", dir, "rmi", "no-such", "nor/this"}, 1, "nor/this"},
+		{[]string{"--data-dir", dir, "history", "no-such"}, 1, "no-such"},
+		{[]string{"--data-dir", dir, "tag", "no-such", "x"}, 1, "no-such"},
+		{[]string{"--data-dir", dir, "import", "/no/such/file"}, 1, "/no/such/file"},
+		{[]string{"import", "-c", "RUN x", "-"}, exitOwn, "--change"},
+		{[]string{"import", "-c", "CMD [", "-"}, exitOwn, "--change"},
+		{[]string{"import", "-c", "ENV A", "-"}, exitOwn, "--change"},
+		{[]string{"commit", "-c", "CMD", "x"}, exitOwn, "--change"},
+		{[]string{"images", "-f", "color=red"}, exitOwn, "--filter"},
+		{[]string{"images", "-f", "dangling=maybe"}, exitOwn, "--filter"},
+		{[]string{"prune", "--budget", "much"}, exitOwn, "--budget"},
 		{[]string{"ps", "x"}, 1, "x"},
 	} {
 		code, stdout, stderr := call(t, nil, tt.args...)
@@ -191,7 +205,7 @@ func TestHelpSaysWhatPsCanKnow(t *testing.T) {
 	require.Contains(t, stdout, "no daemon")
 	code, stdout, _ = call(t, nil, "--help")
 	require.Zero(t, code)
-	for _, name := range []string{"run", "create", "start", "exec", "attach", "logs", "stats", "top", "images", "load", "pull", "ps", "inspect", "shell", "doctor"} {
+	for _, name := range []string{"run", "create", "start", "exec", "attach", "logs", "stats", "top", "images", "pull", "push", "load", "save", "import", "tag", "rmi", "prune", "history", "ps", "inspect", "shell", "doctor"} {
 		require.Contains(t, stdout, "  "+name)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -15,13 +16,17 @@ import (
 )
 
 func (c *cli) imagesCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "images",
+	var filters []string
+	cmd := &cobra.Command{
+		Use:   "images [flags] [PATTERN...]",
 		Short: "List the images in the data directory",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o, err := imageFilter(args, filters)
+			if err != nil {
+				return &exitError{exitOwn, err}
+			}
 			return c.withRuntime(nil, func(rt *arcbox.Runtime) error {
-				images, err := rt.ListImages(cmd.Context(), arcbox.ListImagesOptions{})
+				images, err := rt.ListImages(cmd.Context(), o)
 				if err != nil {
 					return err
 				}
@@ -29,6 +34,35 @@ func (c *cli) imagesCommand() *cobra.Command {
 			})
 		},
 	}
+	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, "dangling=`BOOL`, label=KEY[=VALUE], reference=PATTERN, before=IMAGE or since=IMAGE")
+	return cmd
+}
+
+// imageFilter reads patterns and filters as docker has them.
+func imageFilter(patterns, filters []string) (arcbox.ListImagesOptions, error) {
+	o := arcbox.ListImagesOptions{References: patterns}
+	for _, f := range filters {
+		key, value, _ := strings.Cut(f, "=")
+		switch key {
+		case "reference":
+			o.References = append(o.References, value)
+		case "label":
+			o.Labels = append(o.Labels, value)
+		case "before":
+			o.Before = value
+		case "since":
+			o.Since = value
+		case "dangling":
+			b, err := strconv.ParseBool(value)
+			if err != nil {
+				return o, fmt.Errorf("flag --filter %q: use dangling=true or dangling=false", f)
+			}
+			o.Dangling = &b
+		default:
+			return o, fmt.Errorf("flag --filter %q: use dangling, label, reference, before or since", f)
+		}
+	}
+	return o, nil
 }
 
 func (c *cli) printImages(images []arcbox.ImageInfo) error {
@@ -44,53 +78,6 @@ func (c *cli) printImages(images []arcbox.ImageInfo) error {
 		}
 	}
 	return w.Flush()
-}
-
-func (c *cli) loadCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "load FILE",
-		Short: "Load images from an OCI layout, an OCI archive or an archive of docker save",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, stop := interruptible(cmd.Context())
-			defer stop()
-			return c.withRuntime(nil, func(rt *arcbox.Runtime) error {
-				images, err := rt.LoadImage(ctx, args[0], arcbox.LoadOptions{})
-				for _, i := range images {
-					fmt.Fprintln(c.out, "loaded", nameOf(i))
-				}
-				return err
-			})
-		},
-	}
-}
-
-func (c *cli) pullCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "pull REF",
-		Short: "Fetch an image from a registry",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, stop := interruptible(cmd.Context())
-			defer stop()
-			d := c.display()
-			return c.withRuntime(d, func(rt *arcbox.Runtime) error {
-				defer d.close(false)
-				i, err := rt.PullImage(ctx, args[0], arcbox.PullOptions{Progress: d.pull})
-				if err != nil {
-					return err
-				}
-				d.close(false)
-				fmt.Fprintln(c.out, "pulled", nameOf(i))
-				return nil
-			})
-		},
-	}
-}
-
-// pull shows how far a layer is.
-func (d *display) pull(p arcbox.LayerProgress) {
-	d.update("layer "+shortID(p.Layer), p.Done, p.Total)
 }
 
 // interruptible returns a context that an interrupt ends.
