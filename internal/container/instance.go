@@ -11,6 +11,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/image"
+	"golang.org/x/sync/errgroup"
 )
 
 // instance is what there is of a container in a running machine. A start uses it up: the next one needs another, which
@@ -64,11 +65,7 @@ func (m *Manager) compile(id string, spec Spec, img image.Image) (api.CreateRequ
 
 // place makes the container of a request in the machine, which is started where it does not run.
 func (m *Manager) place(ctx context.Context, machine string, img image.Image, req api.CreateRequest, points []MountPoint) (_ *instance, err error) {
-	disks, err := m.cfg.Images.Layers(ctx, img)
-	if err != nil {
-		return nil, err
-	}
-	mach, release, err := m.cfg.Acquire(ctx, machine)
+	disks, mach, release, err := m.gather(ctx, machine, img)
 	if err != nil {
 		return nil, err
 	}
@@ -91,6 +88,23 @@ func (m *Manager) place(ctx context.Context, machine string, img image.Image, re
 		return nil, err
 	}
 	return &instance{machine: mach, release: sync.OnceFunc(release), unshare: unshare, req: req, held: true}, nil
+}
+
+// gather gets the machine and the layers of an image. The checksums of layers are compared while the machine starts.
+func (m *Manager) gather(ctx context.Context, machine string, img image.Image) (disks []image.LayerDisk, mach Machine, release func(), err error) {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		disks, err = m.cfg.Images.Layers(ctx, img)
+		return err
+	})
+	g.Go(func() (err error) {
+		mach, release, err = m.cfg.Acquire(ctx, machine)
+		return err
+	})
+	if err = g.Wait(); err != nil && release != nil {
+		release()
+	}
+	return disks, mach, release, err
 }
 
 // undoCreate removes what a create call that failed may have left in the guest, where its reply is not known because

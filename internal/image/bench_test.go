@@ -120,3 +120,20 @@ func (w *watchReader) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// BenchmarkFirstUse measures what a process waits for before its first container of an image that is in the store: the
+// checksums of its layer images.
+func BenchmarkFirstUse(b *testing.B) {
+	layer := realisticLayer(b)
+	s := openStore(b)
+	img, err := s.Build(b.Context(), BuildSpec{Layers: []LayerSource{{Tar: bytes.NewReader(layer)}}})
+	require.NoError(b, err)
+	disks, err := s.Layers(b.Context(), img)
+	require.NoError(b, err)
+	b.SetBytes(disks[0].Size)
+	for b.Loop() {
+		clear(s.seen)
+		_, err := s.Layers(b.Context(), img)
+		require.NoError(b, err)
+	}
+}
