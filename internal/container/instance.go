@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
@@ -113,20 +112,22 @@ func (m *Manager) undoCreate(mach Machine, id string, err error) error {
 	if isDone(mach.Done()) {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(m.ctx, undoTimeout)
-	defer cancel()
 	m.mu.Lock()
 	_, keep := m.entries[id]
 	m.mu.Unlock()
-	rerr := mach.Agent().Remove(ctx, api.RemoveRequest{ID: id, Force: true, Keep: keep})
-	if rerr != nil && !errors.Is(rerr, errs.ErrNotFound) && !isDone(mach.Done()) {
-		m.cfg.Logger.Warn("remove half-made container", "id", id, "err", rerr)
-	}
+	m.undo(func(ctx context.Context) {
+		if keep { // the next start makes it again, under the same id: nothing may come after this one
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, undoTimeout)
+			defer cancel()
+		}
+		rerr := mach.Agent().Remove(ctx, api.RemoveRequest{ID: id, Force: true, Keep: keep})
+		if rerr != nil && !errors.Is(rerr, errs.ErrNotFound) && !isDone(mach.Done()) {
+			m.cfg.Logger.Warn("remove half-made container", "id", id, "err", rerr)
+		}
+	})
 	return err
 }
-
-// undoTimeout bounds the clean-up after a failed call, in which the caller waits.
-const undoTimeout = 5 * time.Second
 
 // fresh returns an instance of a container that was not started yet, and makes one where there is none. The caller holds
 // op, and the container has no process.

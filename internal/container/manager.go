@@ -420,16 +420,40 @@ func (m *Manager) IDs(machine string) []string {
 	return ids
 }
 
-// Discard removes a container whose caller got an error and does not know of it. It does its work on its own time, of
-// which Close waits for the end.
+// Discard removes a container whose caller got an error and does not know of it.
 func (m *Manager) Discard(id string) {
-	e, err := m.known(id)
-	if err != nil {
+	m.undo(func(ctx context.Context) {
+		e, err := m.known(id)
+		if err != nil {
+			return
+		}
+		if err := m.remove(ctx, e, id, removal{force: true, volumes: true}); err != nil && !errors.Is(err, errs.ErrNotFound) && ctx.Err() == nil {
+			m.cfg.Logger.Warn("remove container after an error", "id", id, "err", err)
+		}
+	})
+}
+
+// undoTimeout is how long a caller waits for the clean-up after a failed call.
+const undoTimeout = 5 * time.Second
+
+// undo cleans up after a failed call, whose context may have ended. It goes on when that takes long, as in a machine that
+// has much to do: what is left undone would stay for ever. Close waits for it.
+func (m *Manager) undo(clean func(context.Context)) {
+	done := make(chan struct{})
+	m.mu.Lock()
+	if m.closed { // all goes with the machine
+		m.mu.Unlock()
 		return
 	}
-	ctx, cancel := context.WithTimeout(m.ctx, undoTimeout)
-	defer cancel()
-	if err := m.remove(ctx, e, id, removal{force: true, volumes: true}); err != nil && !errors.Is(err, errs.ErrNotFound) {
-		m.cfg.Logger.Warn("remove container after an error", "id", id, "err", err)
+	m.wg.Go(func() {
+		defer close(done)
+		clean(m.ctx)
+	})
+	m.mu.Unlock()
+	t := time.NewTimer(undoTimeout)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -66,7 +67,8 @@ type fakeMachine struct {
 	signals  []string // that came
 	updates  []api.Resources
 	startErr error
-	early    bool // a process ends before the reply of its start
+	early    bool          // a process ends before the reply of its start
+	removing chan struct{} // not nil: a removal waits until it is closed
 	err      error
 	holds    int
 	starts   int
@@ -237,7 +239,17 @@ func (f *fakeMachine) Kill(_ context.Context, r api.KillRequest) error {
 	return nil
 }
 
-func (f *fakeMachine) Remove(_ context.Context, r api.RemoveRequest) error {
+func (f *fakeMachine) Remove(ctx context.Context, r api.RemoveRequest) error {
+	f.mu.Lock()
+	wait := f.removing
+	f.mu.Unlock()
+	if wait != nil {
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	f.mu.Lock()
 	was, ok := f.running[r.ID]
 	if !ok {
@@ -309,6 +321,26 @@ func TestLifeOfAContainer(t *testing.T) {
 		require.Equal(t, want, e.Kind)
 		require.Equal(t, "web", e.Name)
 	}
+}
+
+// TestDiscardGoesOn has a guest that takes longer to remove a container than the caller waits.
+func TestDiscardGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, f, _ := newFake(t)
+		info := started(t, m, Spec{})
+		f.removing = make(chan struct{})
+		began := time.Now()
+		m.Discard(info.ID)
+		require.Equal(t, undoTimeout, time.Since(began))
+		_, err := m.Inspect(info.ID)
+		require.NoError(t, err)
+		close(f.removing)
+		synctest.Wait()
+		_, err = m.Inspect(info.ID)
+		require.ErrorIs(t, err, errs.ErrNotFound)
+		require.Empty(t, f.running)
+		m.Discard(info.ID)
+	})
 }
 
 func TestNamesAreUniqueAndFreedAgain(t *testing.T) {
