@@ -60,7 +60,7 @@ func records(args []string) {
 			}
 			return err
 		},
-		"hold":   func() error { fmt.Println("held"); select {} },
+		"hold": func() error { fmt.Println("held"); select {} },
 	}
 	for _, name := range args[3:] {
 		if err == nil {

@@ -11,6 +11,11 @@ import (
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 )
 
+// Census names what there is in the guest, for those who look for leaks.
+func (c *Client) Census(ctx context.Context) (api.CensusReply, error) {
+	return call(ctx, c, api.Census, api.CensusRequest{})
+}
+
 // Pause freezes the processes of a running container, or thaws them. What is so already is ErrConflict.
 func (c *Client) Pause(ctx context.Context, req api.PauseRequest) error {
 	_, err := call(ctx, c, api.Pause, req)

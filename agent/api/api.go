@@ -20,6 +20,7 @@ var (
 	Settle     = Method[SettleRequest, SettleReply]{"settle"}
 	Wake       = Method[WakeRequest, WakeReply]{"wake"}
 	Poweroff   = Method[PoweroffRequest, PoweroffReply]{"poweroff"}
+	Census     = Method[CensusRequest, CensusReply]{"census"}
 	Create     = Method[CreateRequest, CreateReply]{"create"}
 	Start      = Method[StartRequest, StartReply]{"start"}
 	Wait       = Method[WaitRequest, WaitReply]{"wait"}
@@ -90,6 +91,20 @@ type PoweroffRequest struct{}
 
 // PoweroffReply is sent before the power goes.
 type PoweroffReply struct{}
+
+// CensusRequest asks for all that there is in the guest: what a container that was removed has left would be in it.
+type CensusRequest struct{}
+
+// CensusReply names what there is, sorted, at most 4096 of each kind.
+type CensusReply struct {
+	Mounts     []string `json:"mounts,omitempty"`    // mount points that the agent sees
+	Cgroups    []string `json:"cgroups,omitempty"`   // directories
+	Processes  []string `json:"processes,omitempty"` // "number name", but for the kernel's own
+	Disks      []string `json:"disks,omitempty"`     // block devices
+	Data       []string `json:"data,omitempty"`      // places of containers and volumes, and what is being deleted
+	Files      []string `json:"files,omitempty"`     // that the agent has open: their paths or kinds
+	Goroutines int      `json:"goroutines"`          // of the agent
+}
 
 // EventsRequest subscribes to what happens in the guest.
 type EventsRequest struct{}

@@ -98,7 +98,6 @@ func setUp() error {
 	if err := os.Chmod("/tmp", 0o1777); err != nil {
 		return fmt.Errorf("set up /tmp: %w", err)
 	}
-	const cgroupRoot = "/sys/fs/cgroup"
 	if err := unix.Mount("cgroup2", cgroupRoot, "cgroup2", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount %s: %w", cgroupRoot, err)
 	}

@@ -21,6 +21,7 @@ func (a *agent) methods() *api.Mux {
 	api.Handle(m, api.Configure, a.configure)
 	api.Handle(m, api.VsockCheck, a.vsock.check)
 	api.Handle(m, api.Settle, a.settle)
+	api.Handle(m, api.Census, a.census)
 	api.Handle(m, api.Wake, wake)
 	api.HandleThen(m, api.Poweroff, a.prepareOff, a.off)
 	a.vsock.ping = a.ping

@@ -244,6 +244,20 @@ func (s scratch) undo() {
 	}
 }
 
+// Leftovers names what containers and volumes have on the disk and in memory, and what is being deleted.
+func (b *Box) Leftovers() (found []string, err error) {
+	for _, dir := range []string{diskContainers, diskVolumes, diskTrash, memoryDir, memoryVolumes} {
+		list, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("list what containers wrote: %w", err)
+		}
+		for _, e := range list {
+			found = append(found, filepath.Join(dir, e.Name()))
+		}
+	}
+	return found, nil
+}
+
 // Forget deletes what a container wrote of which there is no sandbox.
 func (b *Box) Forget(ctx context.Context, id string) error {
 	select {
