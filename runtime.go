@@ -172,7 +172,7 @@ func (r *Runtime) startMachine(ctx context.Context, s machines.Spec, dir *machin
 	m, err := machine.Start(ctx, machine.Config{
 		Name: s.Name, Forkable: s.Forkable, Aliases: s.Aliases,
 		Dir: dir, DiskSize: s.Disk, Known: known, Volumes: r.volumes.IDs,
-		Driver: r.cfg.driver(), RunDir: run, Boot: r.cfg.bootConfig(),
+		Driver: r.cfg.driver(), RunDir: run, SharedDir: r.cfg.VM.SharedDir, Boot: r.cfg.bootConfig(),
 		CPUs: s.CPUs, Memory: s.Memory,
 		Accelerator: r.cfg.VM.Accelerator, Transport: r.cfg.VM.Transport,
 		Template: r.cfg.VM.Template == TemplateAuto,

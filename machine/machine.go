@@ -35,6 +35,10 @@ type Config struct {
 	// keep files while it runs. "" lets the driver take one of the system's.
 	RunDir string
 
+	// SharedDir is a directory of the host that the machine has as a whole where the driver has Capabilities.Shares; what is
+	// in it needs no other way into the guest. "" is none.
+	SharedDir string
+
 	// Template lets the machine go on from one that has booted before and was saved in the boot cache. Where that is not
 	// possible or fails, it boots; the Logger is told why.
 	Template bool
@@ -119,6 +123,7 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 		CPUs: cfg.CPUs, Memory: cfg.Memory, Console: cfg.Console,
 		Accelerator: cfg.Accelerator, Transport: cfg.Transport, Forkable: cfg.Forkable, Dir: cfg.RunDir,
 	}
+	cfg.addShares(&spec)
 	if cfg.dataDisk.Path != "" && !cfg.Driver.Capabilities().AttachWritable {
 		spec.Disks = []vm.Disk{cfg.dataDisk} // a machine with it cannot come from a template
 	}

@@ -17,6 +17,10 @@ const (
 	MountShare  MountKind = "share"  // a file system of Share, which is there
 )
 
+// HostShare begins the Source of a share that needs no Share: the rest is the path of a directory or file, relative, below
+// the one directory that the host shares whole with the machine, on hypervisors that can do so from the start only.
+const HostShare = "host:"
+
 // Mount is a directory or a file that is mounted into a container. What is mounted on a path with fewer elements comes
 // first, those of Tmpfs included, so that what is mounted below lies on top.
 type Mount struct {

@@ -37,6 +37,9 @@ const (
 	// LayersParameter tells where disks are files that the agent mounts by loop devices: "arcbox.layers=TYPE:SOURCE" is a
 	// file system that the agent mounts read-only. Each file in it is a disk whose serial number is the file's name.
 	LayersParameter = "arcbox.layers="
+	// HostParameter tells where the directory is that the host shares whole: "arcbox.host=TYPE:SOURCE" is a file system that
+	// the agent mounts. Containers mount what is below it: see api.HostShare.
+	HostParameter = "arcbox.host="
 	// RosettaParameter names the tag of the share with Rosetta, by which programs for amd64 run.
 	RosettaParameter = "arcbox.rosetta="
 )

@@ -28,9 +28,15 @@ func TestLayersAreFiles(t *testing.T) {
 		{name: "as-a-file", mode: 0o444, body: string(body)}, {name: "no-layer", mode: 0o444, body: strings.Repeat("x", 64<<10)}, {name: "dir/", mode: 0o755},
 	}))
 	m := ownMachine(t, vm.Spec{
-		CPUs: 2, Cmdline: bootfs.LayersParameter + "ext4:/dev/sda", Disks: []vm.Disk{{ID: "share", Path: share, ReadOnly: true}},
+		Name: noLayers, CPUs: 2, Disks: []vm.Disk{{ID: "share", Path: share, ReadOnly: true}},
+		Cmdline: bootfs.LayersParameter + "ext4:/dev/sda " + bootfs.HostParameter + "tmpfs:host",
 	})
-	require.NoError(t, m.Settle(testContext(t)))
+	require.NoError(t, m.Settle(testContext(t))) // the share is the only disk, so it is sda
+	users := filepath.Join(dir, "users")
+	require.NoError(t, writeLayer(users, userFiles()))
+	for id, path := range map[string]string{"users": users, "base": image} {
+		require.NoError(t, m.inst.(vm.DiskAttacher).AttachDisk(testContext(t), vm.Disk{ID: id, Path: path, ReadOnly: true}))
+	}
 	for range 2 { // the second one finds it mounted
 		require.Equal(t, "from a file\n", m.sh(t, "echo from a file", layers("as-a-file")))
 	}
@@ -43,6 +49,22 @@ func TestLayersAreFiles(t *testing.T) {
 		require.ErrorIs(t, err, want)
 	}
 	require.Equal(t, "disk\n", m.sh(t, "echo disk", layers("base")), "disks are found too")
+
+	// The directory that the host shares whole is a tmpfs here, and a directory of the host there.
+	host := func(path string, readOnly bool) spec {
+		return func(r *api.CreateRequest) {
+			r.Mounts = []api.Mount{{Kind: api.MountShare, Source: api.HostShare + path, Target: "/mnt", ReadOnly: readOnly}}
+		}
+	}
+	require.Empty(t, m.sh(t, "mkdir /mnt/sub && echo in it > /mnt/sub/file && ln -s / /mnt/root", host(".", false)))
+	require.Equal(t, "in it\n", m.sh(t, "cat /mnt/file", host("sub", false)))
+	require.Equal(t, "in it\n", m.sh(t, "cat /mnt", host("sub/file", false)))
+	require.Equal(t, "ro\n", m.sh(t, "touch /mnt/new 2>/dev/null || echo ro", host("sub", true)))
+	require.Equal(t, "root\nsub\n", m.sh(t, "ls /mnt", host("root", false)), "a link does not lead out of it")
+	for path, want := range map[string]error{"none": errs.ErrNotFound, "../f": errs.ErrInvalid, "/run": errs.ErrInvalid, "": errs.ErrInvalid} {
+		req := request(t, []string{"true"}, host(path, false))
+		require.ErrorIs(t, m.Create(testContext(t), req), want, path)
+	}
 
 	rep, err := m.VsockCheck(testContext(t))
 	require.NoError(t, err)

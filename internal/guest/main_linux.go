@@ -148,15 +148,20 @@ func (a *agent) prepareContainers(mods []bootfs.Module, early <-chan struct{}) e
 	return nil
 }
 
-// useFiles lets layers be files of a file system where the kernel's command line says so: see bootfs.LayersParameter.
+// useFiles lets the box have the file systems of the host that the kernel's command line names: see
+// bootfs.LayersParameter and bootfs.HostParameter.
 func (a *agent) useFiles() error {
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
 		return fmt.Errorf("read the kernel's command line: %w", err)
 	}
-	kind, source, ok := strings.Cut(parameter(string(cmdline), bootfs.LayersParameter), ":")
-	if ok && kind != "" && source != "" {
-		a.box.UseFiles(kind, source, func() error { return a.demand.load(kind, "loop") })
+	for name, use := range map[string]func(kind, source string, prepare func() error){
+		bootfs.LayersParameter: a.box.UseFiles, bootfs.HostParameter: a.box.UseHost,
+	} {
+		kind, source, ok := strings.Cut(parameter(string(cmdline), name), ":")
+		if ok && kind != "" && source != "" {
+			use(kind, source, func() error { return a.demand.load(kind, "loop") })
+		}
 	}
 	return nil
 }

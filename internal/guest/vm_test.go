@@ -68,7 +68,10 @@ func dial(inst vm.Instance) api.DialFunc {
 	return func(ctx context.Context) (net.Conn, error) { return inst.Dial(ctx, api.Port) }
 }
 
-// bootMachine boots a machine with the layers of the tests: base has busybox, users has an /etc/passwd over it.
+const noLayers = "no-layers"
+
+// bootMachine boots a machine with the layers of the tests: base has busybox, users has an /etc/passwd over it. One with the
+// name noLayers has the disks of its spec only.
 func bootMachine(ctx context.Context, spec vm.Spec) (_ *machine, err error) {
 	m := &machine{}
 	cache, err := os.UserCacheDir()
@@ -92,12 +95,16 @@ func bootMachine(ctx context.Context, spec vm.Spec) (_ *machine, err error) {
 		return nil, err
 	}
 	spec.Kernel, spec.Initramfs = assets.Kernel, assets.Initramfs
+	var layers []vm.Disk
 	for name, list := range map[string][]file{"base": files, "users": userFiles()} {
 		path := filepath.Join(m.dir, name)
 		if err := writeLayer(path, list); err != nil {
 			return nil, err
 		}
-		spec.Disks = append(spec.Disks, vm.Disk{ID: name, Path: path, ReadOnly: true})
+		layers = append(layers, vm.Disk{ID: name, Path: path, ReadOnly: true})
+	}
+	if spec.Name != noLayers {
+		spec.Disks = append(spec.Disks, layers...)
 	}
 	if m.inst, err = qemu.New(qemu.Config{}).Start(ctx, spec); err != nil {
 		return nil, err

@@ -52,7 +52,7 @@ func layers() map[string][]string {
 			"agent", "agent/api", "event", "internal/image", "internal/volume", "internal/network", "internal/share", "internal/seccomp", "internal/fsx", errs,
 		},
 		"internal/image/imagetest": {"internal/image", "internal/fsx", errs},
-		"machine":                  {"agent", "agent/api", "boot", "vm", "internal/disk", "internal/fsx", "internal/share", errs},
+		"machine":                  {"agent", "agent/api", "boot", "vm", "internal/bootfs", "internal/disk", "internal/fsx", "internal/share", errs},
 		"internal/machines":        {"machine", "lifecycle", "event", "internal/disk", "internal/fsx", errs},
 		".":                        {"agent", "agent/api", "boot", "event", "lifecycle", "machine", "vm", "vm/qemu", "vm/vz", "internal/..."},
 		"docker":                   {".", "event", errs},

@@ -18,6 +18,7 @@ import (
 type Box struct {
 	reaper *proc.Reaper
 	layers *layers
+	host   shared // what the host shares whole
 	data   *data
 	fills  fills
 	shares shares
@@ -79,6 +80,7 @@ func (b *Box) Close() error {
 	b.oom.close()
 	err := b.data.close()
 	b.layers.close()
+	b.host.close()
 	return err
 }
 

@@ -10,15 +10,22 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 )
 
-// sharedDir is where the file system is mounted whose files are disks.
-const sharedDir = "/run/f"
+// Where file systems of the host are mounted: filesDir one whose files are disks, hostDir one whose directories containers
+// mount.
+const (
+	filesDir = "/run/f"
+	hostDir  = "/run/h"
+)
 
-// shared is a file system of the host's whose files are disks: on hypervisors that cannot add a disk to a running machine.
-// It is mounted when it is first needed. The host may add files to it at any time, and take them away.
+// shared is a file system of the host's that the machine has from its start. It is mounted when it is first needed. The
+// host may change what is in it at any time.
 type shared struct {
+	dir          string       // where it is mounted
+	flags        uintptr      // of the mount
 	kind, source string       // of the mount; "" is none
 	prepare      func() error // loads the modules that this needs
 
@@ -30,7 +37,34 @@ type shared struct {
 // read-only. prepare loads the modules for it and for loop devices; it is called before the mount. UseFiles is called
 // before Ready.
 func (b *Box) UseFiles(kind, source string, prepare func() error) {
-	b.layers.shared.kind, b.layers.shared.source, b.layers.shared.prepare = kind, source, prepare
+	s := &b.layers.shared
+	s.dir, s.kind, s.source, s.prepare = filesDir, kind, source, prepare
+	s.flags = unix.MS_RDONLY | unix.MS_NODEV | unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NOATIME
+}
+
+// UseHost lets containers mount what is in a file system, as api.HostShare says: source is mounted as kind. prepare is as
+// for UseFiles. UseHost is called before Ready.
+func (b *Box) UseHost(kind, source string, prepare func() error) {
+	s := &b.host
+	s.dir, s.kind, s.source, s.prepare = hostDir, kind, source, prepare
+	s.flags = unix.MS_NODEV | unix.MS_NOSUID
+}
+
+// hostMount makes a mount of a path in the directory of the host. Symbolic links there do not lead out of it.
+func (b *Box) hostMount(path string, m api.Mount) (mounted, error) {
+	if b.host.kind == "" {
+		return mounted{}, fmt.Errorf("share %.300q: %w: the host shares no directory", path, errs.ErrNotFound)
+	}
+	if err := b.host.mount(); err != nil {
+		return mounted{}, err
+	}
+	dir, err := unix.Open(hostDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return mounted{}, fmt.Errorf("open the directory of the host: %w", err)
+	}
+	defer unix.Close(dir)
+	m.SubPath = path
+	return mountOf(dir, m)
 }
 
 // find returns the path of the file with the name and what tells it from another that had the name before. It returns
@@ -42,7 +76,7 @@ func (s *shared) find(name string) (path, identity string, ok bool, err error) {
 	if err := s.mount(); err != nil {
 		return "", "", false, err
 	}
-	path = filepath.Join(sharedDir, name)
+	path = filepath.Join(s.dir, name)
 	var st unix.Stat_t
 	err = unix.Lstat(path, &st)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -68,12 +102,11 @@ func (s *shared) mount() error {
 	if err := s.prepare(); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(sharedDir, 0o700); err != nil {
-		return fmt.Errorf("mount the disks of the host: %w", err)
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return fmt.Errorf("mount a directory of the host: %w", err)
 	}
-	const flags = unix.MS_RDONLY | unix.MS_NODEV | unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NOATIME
-	if err := unix.Mount(s.source, sharedDir, s.kind, flags, ""); err != nil {
-		return fmt.Errorf("mount the disks of the host, %s as %s: %w", s.source, s.kind, err)
+	if err := unix.Mount(s.source, s.dir, s.kind, s.flags, ""); err != nil {
+		return fmt.Errorf("mount a directory of the host, %s as %s: %w", s.source, s.kind, err)
 	}
 	s.mounted = true
 	return nil
@@ -83,7 +116,7 @@ func (s *shared) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mounted {
-		_ = unix.Unmount(sharedDir, unix.MNT_DETACH)
+		_ = unix.Unmount(s.dir, unix.MNT_DETACH)
 		s.mounted = false
 	}
 }

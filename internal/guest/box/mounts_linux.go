@@ -72,6 +72,9 @@ func (m mounted) attach(p *proc.Program) {
 
 // openMount makes a mount of what a request names. root is the container's.
 func (b *Box) openMount(ctx context.Context, m api.Mount, root int) (mounted, error) {
+	if path, ok := strings.CutPrefix(m.Source, api.HostShare); ok && m.Kind == api.MountShare {
+		return b.hostMount(path, m)
+	}
 	if m.Kind == api.MountShare {
 		return b.shares.mount(m)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -149,7 +150,11 @@ func checkMounts(req api.CreateRequest) error {
 		if m.Kind == api.MountShare && m.SubPath != "" {
 			return fmt.Errorf("mount %.80q: %w: a share has no sub-path", m.Target, errs.ErrInvalid)
 		}
-		if err := checkID(string(m.Kind), m.Source); err != nil {
+		if host, ok := strings.CutPrefix(m.Source, api.HostShare); ok && m.Kind == api.MountShare {
+			if len(host) >= 4096 || strings.IndexByte(host, 0) >= 0 || !filepath.IsLocal(host) {
+				return fmt.Errorf("mount %.80q: %w path %.80q in the directory of the host", m.Target, errs.ErrInvalid, host)
+			}
+		} else if err := checkID(string(m.Kind), m.Source); err != nil {
 			return err
 		}
 		if s := m.SubPath; len(s) >= 4096 || strings.IndexByte(s, 0) >= 0 {
