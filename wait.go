@@ -40,8 +40,16 @@ func (r *Runtime) Dial(ctx context.Context, ref, network, address string) (net.C
 // join them with ForAll and ForAny. The zero value holds at once.
 type WaitStrategy struct {
 	what    string
-	check   func(ctx context.Context, r *Runtime, id string) error // returns when the condition holds, or cannot hold any more
+	check   func(ctx context.Context, w waiting) error // returns when the condition holds, or cannot hold any more
 	timeout time.Duration
+	joins   bool // it only waits for others, which have times of their own
+}
+
+// waiting is what a condition is waited for of.
+type waiting struct {
+	*Runtime
+	id    string
+	limit time.Duration // of a condition without a time of its own; 0 is none
 }
 
 // DefaultWaitTimeout is how long WaitFor waits where no strategy says how long.
@@ -62,16 +70,23 @@ func (s WaitStrategy) String() string {
 }
 
 // run waits for the condition within the strategy's own time.
-func (s WaitStrategy) run(ctx context.Context, r *Runtime, id string) error {
+func (s WaitStrategy) run(ctx context.Context, w waiting) error {
 	if s.check == nil {
 		return nil
 	}
-	if s.timeout > 0 {
+	limit := s.timeout
+	switch {
+	case limit > 0:
+		w.limit = 0 // it is enough for all that it joins
+	case !s.joins:
+		limit = w.limit
+	}
+	if limit > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, s.timeout)
+		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
-	if err := s.check(ctx, r, id); err != nil {
+	if err := s.check(ctx, w); err != nil {
 		return fmt.Errorf("wait for %s: %w", s, err)
 	}
 	return nil
@@ -83,8 +98,11 @@ const (
 	lastLook  = 500 * time.Millisecond
 )
 
+// tryTimeout bounds one try to reach a port: one who accepts and says nothing may do better when asked again.
+const tryTimeout = 10 * time.Second
+
 // again calls try, after longer and longer times, until it says that it is done or the container has exited.
-func again(ctx context.Context, r *Runtime, id string, try func(context.Context) (done bool, err error)) error {
+func again(ctx context.Context, w waiting, try func(context.Context) (done bool, err error)) error {
 	var last error
 	for wait := firstLook; ; wait = min(2*wait, lastLook) {
 		done, err := try(ctx)
@@ -94,7 +112,10 @@ func again(ctx context.Context, r *Runtime, id string, try func(context.Context)
 		if err != nil && ctx.Err() == nil {
 			last = err
 		}
-		if err := exited(ctx, r, id); err != nil && ctx.Err() == nil {
+		if errors.Is(err, ErrInUse) { // another program has it
+			return err
+		}
+		if err := exited(ctx, w); err != nil && ctx.Err() == nil {
 			return err
 		}
 		t := time.NewTimer(wait)
@@ -113,13 +134,16 @@ func again(ctx context.Context, r *Runtime, id string, try func(context.Context)
 // errExited means that a container ended before it was what somebody waited for.
 var errExited = errors.New("the container has exited")
 
-func exited(ctx context.Context, r *Runtime, id string) error {
-	i, err := r.InspectContainer(ctx, id)
+func exited(ctx context.Context, w waiting) error {
+	i, err := w.InspectContainer(ctx, w.id)
 	if err != nil {
 		return err
 	}
-	if i.State == ContainerExited {
+	switch i.State {
+	case ContainerExited:
 		return fmt.Errorf("%w: %w with code %d", ErrConflict, errExited, i.Exit.Code)
+	case ContainerDead:
+		return fmt.Errorf("%w: the container is dead: %s", ErrConflict, i.Reason)
 	}
 	return nil
 }
@@ -141,6 +165,11 @@ func ForLog(text string, times int) WaitStrategy {
 
 // ForLogMatch is ForLog for a regular expression, which is applied to single lines.
 func ForLogMatch(re *regexp.Regexp, times int) WaitStrategy {
+	if re == nil {
+		return WaitStrategy{what: "the log", check: func(context.Context, waiting) error {
+			return fmt.Errorf("%w regular expression: nil", ErrInvalid)
+		}}
+	}
 	return forLog(fmt.Sprintf("the log to match %q", re), times, func(b []byte) (n, end int) {
 		for _, m := range re.FindAllIndex(b, -1) {
 			n, end = n+1, m[1]
@@ -155,29 +184,40 @@ func forLog(what string, times int, count func([]byte) (n, end int)) WaitStrateg
 	if times > 1 {
 		what += fmt.Sprintf(" %d times", times)
 	}
-	return WaitStrategy{what: what, check: func(ctx context.Context, r *Runtime, id string) error {
-		seen := 0
-		var lines [2][]byte // by stream: what was begun and not found in
-		for e, err := range r.ContainerLogs(ctx, id, LogsOptions{Follow: true}) {
-			if err != nil {
-				return err
+	return WaitStrategy{what: what, check: func(ctx context.Context, w waiting) error {
+		return again(ctx, w, func(ctx context.Context) (bool, error) { // a log that is followed ends with each run
+			seen, err := w.countInLog(ctx, times, count)
+			if err == nil && seen < times {
+				err = fmt.Errorf("%w: its log ended after %d of %d", ErrConflict, seen, times)
+				return false, err
 			}
-			i := 0
-			if e.Stderr {
-				i = 1
-			}
-			line := append(lines[i], e.Line...)
-			n, end := count(line)
-			if seen += n; seen >= times {
-				return nil
-			}
-			if line = line[end:]; bytes.HasSuffix(e.Line, []byte("\n")) {
-				line = nil
-			}
-			lines[i] = line[max(len(line)-maxLogLine, 0):]
-		}
-		return fmt.Errorf("%w: %w, and its log ended after %d of %d", ErrConflict, errExited, seen, times)
+			return !errors.Is(err, ErrUnavailable), err // its machine may be there again soon
+		})
 	}}
+}
+
+// countInLog follows a log until it has so many of what count looks for, or ends.
+func (w waiting) countInLog(ctx context.Context, times int, count func([]byte) (n, end int)) (seen int, err error) {
+	var lines [2][]byte // by stream: what was begun and not found in
+	for e, err := range w.ContainerLogs(ctx, w.id, LogsOptions{Follow: true}) {
+		if err != nil {
+			return seen, err
+		}
+		i := 0
+		if e.Stderr {
+			i = 1
+		}
+		line := append(lines[i], e.Line...)
+		n, end := count(line)
+		if seen += n; seen >= times {
+			return seen, nil
+		}
+		if line = line[end:]; bytes.HasSuffix(e.Line, []byte("\n")) {
+			line = nil
+		}
+		lines[i] = line[max(len(line)-maxLogLine, 0):]
+	}
+	return seen, nil
 }
 
 // maxLogLine is how many bytes of a line are looked at together.
@@ -186,9 +226,11 @@ const maxLogLine = 64 << 10
 // ForListeningPort waits until something in the container accepts TCP connections to a port of its loopback address, or of
 // any. It needs no program in the container.
 func ForListeningPort(port uint16) WaitStrategy {
-	return WaitStrategy{what: fmt.Sprintf("port %d", port), check: func(ctx context.Context, r *Runtime, id string) error {
-		return again(ctx, r, id, func(ctx context.Context) (bool, error) {
-			conn, err := r.Dial(ctx, id, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
+	return WaitStrategy{what: fmt.Sprintf("port %d", port), check: func(ctx context.Context, w waiting) error {
+		return again(ctx, w, func(ctx context.Context) (bool, error) {
+			ctx, cancel := context.WithTimeout(ctx, tryTimeout)
+			defer cancel()
+			conn, err := w.Dial(ctx, w.id, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
 			if err == nil {
 				return true, conn.Close()
 			}
@@ -201,19 +243,25 @@ func ForListeningPort(port uint16) WaitStrategy {
 // needs no program in the container. Redirects are not followed.
 func ForHTTP(port uint16, path string, status int) WaitStrategy {
 	path = "/" + strings.TrimPrefix(path, "/")
-	what := fmt.Sprintf("HTTP status %d of %s on port %d", status, path, port)
-	return WaitStrategy{what: what, check: func(ctx context.Context, r *Runtime, id string) error {
+	want := "200 to 299"
+	if status != 0 {
+		want = strconv.Itoa(status)
+	}
+	what := fmt.Sprintf("HTTP status %s of %s on port %d", want, path, port)
+	return WaitStrategy{what: what, check: func(ctx context.Context, w waiting) error {
 		client := &http.Client{
 			Transport: &http.Transport{
 				DisableKeepAlives: true,
 				DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-					return r.Dial(ctx, id, network, address)
+					return w.Dial(ctx, w.id, network, address)
 				},
 			},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}
 		url := "http://" + net.JoinHostPort("localhost", strconv.Itoa(int(port))) + path
-		return again(ctx, r, id, func(ctx context.Context) (bool, error) {
+		return again(ctx, w, func(ctx context.Context) (bool, error) {
+			ctx, cancel := context.WithTimeout(ctx, tryTimeout)
+			defer cancel()
 			req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 			if err != nil {
 				return true, fmt.Errorf("%w path %q: %w", ErrInvalid, path, err)
@@ -233,8 +281,8 @@ func ForHTTP(port uint16, path string, status int) WaitStrategy {
 
 // ForExit waits until the container has exited with a code.
 func ForExit(code int) WaitStrategy {
-	return WaitStrategy{what: fmt.Sprintf("exit with %d", code), check: func(ctx context.Context, r *Runtime, id string) error {
-		exit, err := r.WaitContainer(ctx, id, WaitOptions{})
+	return WaitStrategy{what: fmt.Sprintf("exit with %d", code), check: func(ctx context.Context, w waiting) error {
+		exit, err := w.WaitContainer(ctx, w.id, WaitOptions{})
 		if err == nil && exit.Code != code {
 			err = fmt.Errorf("%w: %w with code %d", ErrConflict, errExited, exit.Code)
 		}
@@ -244,9 +292,9 @@ func ForExit(code int) WaitStrategy {
 
 // ForCommand waits until a command, executed in the container again and again, ends with an exit code.
 func ForCommand(code int, args ...string) WaitStrategy {
-	return WaitStrategy{what: fmt.Sprintf("exit code %d of %q", code, args), check: func(ctx context.Context, r *Runtime, id string) error {
-		return again(ctx, r, id, func(ctx context.Context) (bool, error) {
-			p, err := r.Exec(ctx, id, ExecSpec{Args: args}, ExecOptions{})
+	return WaitStrategy{what: fmt.Sprintf("exit code %d of %q", code, args), check: func(ctx context.Context, w waiting) error {
+		return again(ctx, w, func(ctx context.Context) (bool, error) {
+			p, err := w.Exec(ctx, w.id, ExecSpec{Args: args}, ExecOptions{})
 			if err != nil {
 				return errors.Is(err, ErrInvalid), err
 			}
@@ -262,12 +310,12 @@ func ForCommand(code int, args ...string) WaitStrategy {
 
 // ForHealthy waits until the health check of the container has succeeded.
 func ForHealthy() WaitStrategy {
-	return WaitStrategy{what: "health", check: func(ctx context.Context, r *Runtime, id string) error {
+	return WaitStrategy{what: "health", check: func(ctx context.Context, w waiting) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		events := r.Events(ctx, EventsOptions{Kinds: []event.Kind{event.ContainerHealth, event.ContainerExited, event.ContainerRemoved}})
+		events := w.Events(ctx, EventsOptions{Kinds: []event.Kind{event.ContainerHealth, event.ContainerExited, event.ContainerRemoved}})
 		for {
-			i, err := r.InspectContainer(ctx, id)
+			i, err := w.InspectContainer(ctx, w.id)
 			switch {
 			case err != nil:
 				return err
@@ -275,8 +323,8 @@ func ForHealthy() WaitStrategy {
 				return fmt.Errorf("%w: the container has no health check", ErrInvalid)
 			case i.Health != nil && i.Health.Status == HealthHealthy && i.State != ContainerExited:
 				return nil
-			case i.State == ContainerExited:
-				return exited(ctx, r, id)
+			case i.State == ContainerExited, i.State == ContainerDead:
+				return exited(ctx, w)
 			}
 			if _, ok := <-events; !ok && ctx.Err() == nil {
 				return ErrClosed
@@ -297,11 +345,12 @@ func join(what string, all []WaitStrategy, need int) WaitStrategy {
 	for i, s := range all {
 		names[i] = s.String()
 	}
-	return WaitStrategy{what: what + " (" + strings.Join(names, "; ") + ")", check: func(ctx context.Context, r *Runtime, id string) error {
+	return WaitStrategy{what: what + " (" + strings.Join(names, "; ") + ")", joins: true, check: func(ctx context.Context, w waiting) error {
+		outer := ctx
 		ctx, cancel := context.WithCancel(ctx)
 		results := make(chan error, len(all))
 		for _, s := range all {
-			go func() { results <- s.run(ctx, r, id) }() // all results are read below
+			go func() { results <- s.run(ctx, w) }() // all results are read below
 		}
 		defer cancel()
 		var failed []error
@@ -309,6 +358,9 @@ func join(what string, all []WaitStrategy, need int) WaitStrategy {
 		for left := len(all) - 1; left >= 0; left-- {
 			switch err := <-results; {
 			case need == 0 || left+1 < need: // it is decided
+				if err != nil && need > 0 && outer.Err() != nil {
+					failed = append(failed, err) // not because of the decision
+				}
 				continue
 			case err == nil:
 				need--
@@ -330,8 +382,9 @@ func join(what string, all []WaitStrategy, need int) WaitStrategy {
 const errorLogLines = 10
 
 // WaitFor waits until all conditions hold for a container, which may not have been started yet. It fails when one cannot
-// hold any more, as when the container exits, and after DefaultWaitTimeout where ctx has no deadline and no condition a
-// time of its own. The error ends with the last lines of the container's log.
+// hold any more, as when the container exits and is not started again by its policy. Where ctx has no deadline, each
+// condition without a time of its own fails after DefaultWaitTimeout. The error ends with the last lines of the container's
+// log, unless ctx was cancelled.
 func (r *Runtime) WaitFor(ctx context.Context, ref string, conditions ...WaitStrategy) error {
 	i, err := r.InspectContainer(ctx, ref)
 	if err != nil {
@@ -341,26 +394,28 @@ func (r *Runtime) WaitFor(ctx context.Context, ref string, conditions ...WaitStr
 	if len(conditions) == 1 {
 		s = conditions[0]
 	}
-	limited := s.timeout > 0
-	for _, c := range conditions {
-		limited = limited || c.timeout > 0
+	w := waiting{Runtime: r, id: i.ID}
+	if _, ok := ctx.Deadline(); !ok {
+		w.limit = DefaultWaitTimeout
 	}
-	if _, ok := ctx.Deadline(); !ok && !limited {
-		s = s.WithTimeout(DefaultWaitTimeout)
-	}
-	err = s.run(ctx, r, i.ID)
+	err = s.run(ctx, w)
 	if err == nil {
 		return nil
 	}
-	if tail := r.logTail(i.ID); tail != "" {
-		err = fmt.Errorf("%w; the last lines of its log:\n%s", err, tail)
+	if _, runs := r.currentMachine(i.Machine); runs && !errors.Is(ctx.Err(), context.Canceled) {
+		if tail := r.logTail(i.ID); tail != "" {
+			err = fmt.Errorf("%w; the last lines of its log:\n%s", err, tail)
+		}
 	}
 	return &Error{Op: "WaitFor", Ref: ref, Err: err}
 }
 
-// logTail returns the last lines of a log, in a time that nobody minds. What cannot be read is not worth an error here.
+// logTailTimeout is how long an error of WaitFor may wait for the log.
+const logTailTimeout = 5 * time.Second
+
+// logTail returns the last lines of a log, in a short time. What cannot be read is not worth an error here.
 func (r *Runtime) logTail(id string) string {
-	ctx, cancel := context.WithTimeout(r.ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(r.ctx, logTailTimeout)
 	defer cancel()
 	var b strings.Builder
 	for e, err := range r.ContainerLogs(ctx, id, LogsOptions{Tail: errorLogLines}) {

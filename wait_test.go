@@ -101,3 +101,49 @@ func TestWaitForEndsWithTheContainer(t *testing.T) {
 		require.ErrorContains(t, err, "last words", name)
 	}
 }
+
+// TestWaitForAcrossRuns waits from before the start of a container until it has been restarted by its policy.
+func TestWaitForAcrossRuns(t *testing.T) {
+	rt := shared.get(t)
+	ctx := testContext(t)
+	info, err := rt.CreateContainer(ctx, arcbox.ContainerSpec{
+		Image: "busybox:test", Restart: arcbox.RestartPolicy{Name: arcbox.RestartOnFailure},
+		Args: sh("echo begin; test -e /f || { touch /f; exit 1; }; mkdir /w; echo hi > /w/a; httpd -p 80 -h /w; echo good; sleep 1000"),
+	}, arcbox.CreateOptions{})
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() {
+		done <- rt.WaitFor(ctx, info.ID, arcbox.ForLog("good", 1), arcbox.ForLog("begin", 2), arcbox.ForHTTP(80, "a", 0))
+	}()
+	require.NoError(t, rt.StartContainer(ctx, info.ID))
+	require.NoError(t, <-done)
+
+	gone := make(chan error, 1)
+	go func() { gone <- rt.WaitFor(ctx, info.ID, arcbox.ForListeningPort(81)) }()
+	require.NoError(t, rt.RemoveContainer(ctx, info.ID, arcbox.RemoveOptions{Force: true}))
+	require.Error(t, <-gone, "it was removed")
+}
+
+func TestWaitForThatDoesNotCome(t *testing.T) {
+	rt := shared.get(t)
+	id := begin(t, rt, arcbox.ContainerSpec{}, "echo words; sleep 1000")
+	require.NoError(t, rt.WaitFor(testContext(t), id, arcbox.ForLog("words", 1)))
+	never, short := arcbox.ForLog("never", 1), 200*time.Millisecond
+	for name, s := range map[string]arcbox.WaitStrategy{
+		"all": arcbox.ForAll(never, arcbox.ForListeningPort(81)).WithTimeout(short),
+		"any": arcbox.ForAny(never.WithTimeout(short), arcbox.ForListeningPort(81).WithTimeout(short)),
+	} {
+		err := rt.WaitFor(context.Background(), id, s)
+		require.ErrorIs(t, err, context.DeadlineExceeded, name)
+		require.ErrorContains(t, err, `"never"`, name)
+		require.ErrorContains(t, err, "port 81", name)
+		require.ErrorContains(t, err, "words", name)
+	}
+	ctx, cancel := context.WithCancel(testContext(t))
+	time.AfterFunc(short, cancel)
+	err := rt.WaitFor(ctx, id, never)
+	require.ErrorIs(t, err, context.Canceled)
+	require.NotContains(t, err.Error(), "words")
+	require.ErrorIs(t, rt.WaitFor(testContext(t), id, arcbox.ForLogMatch(nil, 1)), arcbox.ErrInvalid)
+	require.Equal(t, "HTTP status 200 to 299 of /a on port 80", arcbox.ForHTTP(80, "a", 0).String())
+}
