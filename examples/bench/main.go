@@ -15,6 +15,9 @@
 //	pull_peak_mb        the most memory of that process
 //	skopeo_umoci_ms     where they are installed: skopeo copy and umoci unpack of the same image, in turn with it
 //	docker_pull_ms      with -docker: docker pull of the same image
+//	share_stat_us       stat of a file of the host that was not looked at before, from a container
+//	share_read_mb_s, share_write_mb_s  a file of 64 MiB on the host, read and written by a container
+//	share_walk_10000_ms a walk of 10,000 files of the host with a stat of each, as git status does
 //	docker_run_ms       with -docker: docker run of the same image with a running dockerd, network off, to its exit
 //	arcbox_run_ms       with -docker: the same by arcbox in a running machine, measured in turn with it
 //	docker_exec_ms, arcbox_exec_ms  with -docker: true in a running container, in turn
@@ -38,7 +41,7 @@ func main() {
 	first := flag.String("first-run", "", "run one container from this data directory and end (used by the benchmark itself)")
 	pull := flag.String("pull", "", "pull this image and end (used by the benchmark itself)")
 	into := flag.String("into", "", "data directory for -pull")
-	only := flag.String("only", "", "measure only this: boots, containers, execs, first-runs, layers, pulls, docker or lists")
+	only := flag.String("only", "", "measure only this: boots, containers, execs, first-runs, layers, pulls, shares, docker or lists")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -69,7 +72,7 @@ func bench(ctx context.Context, rounds int, docker bool, only string) error {
 		do   func() error
 	}{
 		{"boots", b.boots}, {"containers", b.containers}, {"execs", b.execs}, {"first-runs", b.firstRuns}, {"layers", b.layers},
-		{"pulls", b.pulls}, {"docker", b.docker}, {"lists", b.lists}, // the last leaves many records
+		{"pulls", b.pulls}, {"shares", b.shares}, {"docker", b.docker}, {"lists", b.lists}, // the last leaves many records
 	}
 	if only != "pulls" {
 		if err := b.prepare(); err != nil {
