@@ -69,6 +69,9 @@ type VMConfig struct {
 	// Ephemeral keeps what containers write in the machine's memory: there is no disk, and no record of a container is
 	// there after Close.
 	Ephemeral bool
+	// ReturnMemory gives memory that the default machine does not use any more back. See MachineSpec.ReturnMemory. With
+	// Forkable it is ErrInvalid.
+	ReturnMemory bool
 	// Forkable lets SnapshotMachine save the default machine. See MachineSpec.Forkable.
 	Forkable bool
 	// Snapshot makes the default machine of an ephemeral Runtime from a snapshot, by id or name, with its containers. Its
@@ -276,6 +279,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.VM.Snapshot != "" && !c.Ephemeral {
 		return c, fmt.Errorf("%w Config.VM.Snapshot %q: the default machine goes on from a snapshot where Config.Ephemeral is set; "+
 			"use CreateMachine for another one", errs.ErrInvalid, c.VM.Snapshot)
+	}
+	if c.VM.Forkable && c.VM.ReturnMemory {
+		return c, fmt.Errorf("%w Config.VM.Forkable with Config.VM.ReturnMemory: what a fork shares must not be given back: choose one", errs.ErrInvalid)
 	}
 	if c.VM.Template != TemplateAuto && c.VM.Template != TemplateOff {
 		return c, fmt.Errorf("%w Config.VM.Template %q: use off, or leave it empty", errs.ErrInvalid, c.VM.Template)

@@ -42,6 +42,9 @@ type MachineSpec struct {
 	Labels    map[string]string // anything
 	Ephemeral bool              // it has no record, and goes with its disk when the Runtime is closed
 
+	// ReturnMemory gives memory that the guest does not use any more back to the host within a few seconds. It is for
+	// machines that run for long. As with Forkable, with which it cannot be had together, the memory is the machine's own.
+	ReturnMemory bool
 	// Forkable lets SnapshotMachine save it. Its memory is its own then, which costs some 40 ms at the start and the memory
 	// that it would else share with other machines of its shape.
 	Forkable bool
@@ -99,7 +102,7 @@ func (r *Runtime) CreateMachine(ctx context.Context, spec MachineSpec) (MachineI
 	return call(ctx, r, "CreateMachine", spec.Name, func(ctx context.Context) (MachineInfo, error) {
 		s := machines.Spec{
 			Name: spec.Name, CPUs: spec.CPUs, Memory: spec.Memory, Disk: spec.Disk, Labels: maps.Clone(spec.Labels),
-			Ephemeral: spec.Ephemeral || r.cfg.Ephemeral, Forkable: spec.Forkable,
+			Ephemeral: spec.Ephemeral || r.cfg.Ephemeral, Forkable: spec.Forkable, Returns: spec.ReturnMemory,
 		}
 		var prepare func(*machine.Dir) error
 		var err error

@@ -82,3 +82,53 @@ func TestMachineThatCrashesIsRecovered(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 3, info.Restarts)
 }
+
+// residentMemory returns how much memory of the host a process takes, in bytes.
+func residentMemory(t testing.TB, pid int) int64 {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
+	require.NoError(t, err)
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			require.NoError(t, err)
+			return kib << 10
+		}
+	}
+	require.Fail(t, "no VmRSS")
+	return 0
+}
+
+// TestMemoryComesBack lets a container fill the memory of a machine and go: the host has it again.
+func TestMemoryComesBack(t *testing.T) {
+	shared.get(t)
+	cfg := testConfig(t)
+	rt := newRuntime(t, cfg)
+	loadBusybox(t, rt)
+	ctx := testContext(t)
+	name := "gives" + strconv.Itoa(os.Getpid())
+	_, err := rt.CreateMachine(ctx, arcbox.MachineSpec{Name: name, ReturnMemory: true, Forkable: true})
+	require.ErrorIs(t, err, arcbox.ErrInvalid)
+	_, err = rt.CreateMachine(ctx, arcbox.MachineSpec{Name: name, ReturnMemory: true})
+	require.NoError(t, err)
+	const size = 200 << 20
+	_, err = rt.RunContainer(ctx, arcbox.ContainerSpec{
+		Name: "big", Machine: name, Image: "busybox:test", Tmpfs: []arcbox.Tmpfs{{Path: "/mem", Size: 256 << 20}}, Args: sh("sleep 1000"),
+	}, arcbox.RunOptions{})
+	require.NoError(t, err)
+	before := residentMemory(t, processOf(t, name))
+	output(t, rt, "big", "head -c "+strconv.Itoa(size)+" /dev/zero > /mem/f")
+	full := residentMemory(t, processOf(t, name))
+	require.Greater(t, full, before+size*9/10)
+	require.NoError(t, rt.RemoveContainer(ctx, "big", arcbox.RemoveOptions{Force: true}))
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for residentMemory(t, processOf(t, name)) > full-size*8/10 {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			require.Fail(t, "the memory does not come back", "%d MiB, %d before", residentMemory(t, processOf(t, name))>>20, before>>20)
+		}
+	}
+	t.Logf("before %d MiB, full %d MiB, after %d MiB", before>>20, full>>20, residentMemory(t, processOf(t, name))>>20)
+}

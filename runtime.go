@@ -85,7 +85,7 @@ func (r *Runtime) openMachines() (err error) {
 	vm, dir := r.cfg.VM, filepath.Join(r.cfg.DataDir, "machines")
 	r.snapshots = machines.NewSnapshots(filepath.Join(dir, ".snapshots"))
 	def := machines.Spec{
-		Name: DefaultMachine, CPUs: vm.CPUs, Memory: vm.Memory, Disk: vm.DiskSize, Ephemeral: vm.Ephemeral || r.cfg.Ephemeral, Forkable: vm.Forkable,
+		Name: DefaultMachine, CPUs: vm.CPUs, Memory: vm.Memory, Disk: vm.DiskSize, Ephemeral: vm.Ephemeral || r.cfg.Ephemeral, Forkable: vm.Forkable, Returns: vm.ReturnMemory,
 	}
 	var prepare func(*machine.Dir) error
 	if vm.Snapshot != "" {
@@ -170,7 +170,7 @@ func (r *Runtime) startMachine(ctx context.Context, s machines.Spec, dir *machin
 		known = nil // another process knows the volumes: nothing is swept
 	}
 	m, err := machine.Start(ctx, machine.Config{
-		Name: s.Name, Forkable: s.Forkable, Aliases: s.Aliases,
+		Name: s.Name, Forkable: s.Forkable, ReturnMemory: s.Returns, Aliases: s.Aliases,
 		Dir: dir, DiskSize: s.Disk, Known: known, Volumes: r.volumes.IDs,
 		Driver: r.cfg.driver(), RunDir: run, SharedDir: r.cfg.VM.SharedDir, Boot: r.cfg.bootConfig(),
 		CPUs: s.CPUs, Memory: s.Memory,

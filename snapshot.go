@@ -161,6 +161,9 @@ func (r *Runtime) fromSnapshot(ctx context.Context, s machines.Spec, ref string,
 	if s.CPUs != 0 && s.CPUs != saved.CPUs || s.Memory != 0 && s.Memory != saved.Memory {
 		return s, nil, fmt.Errorf("%w CPUs %d or Memory %d: the snapshot %s has %d and %d; leave them empty", ErrInvalid, s.CPUs, s.Memory, snap.ID, saved.CPUs, saved.Memory)
 	}
+	if s.Returns {
+		return s, nil, fmt.Errorf("%w ReturnMemory of a machine from a snapshot: what it shares must not be given back", ErrInvalid)
+	}
 	s.CPUs, s.Memory, s.Disk = saved.CPUs, saved.Memory, saved.DiskSize
 	var infos []container.Info
 	if err := json.Unmarshal(snap.Containers, &infos); err != nil {

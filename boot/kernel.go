@@ -59,6 +59,7 @@ func wantedModules() []kmod.Want {
 		{Name: "sd_mod", Stage: bootfs.Late, Required: true},
 		{Name: "ext4", Stage: bootfs.Late, Required: true},    // what is on them
 		{Name: "overlay", Stage: bootfs.Late, Required: true}, // the root of a container
+		{Name: "virtio_balloon", Stage: bootfs.Late},          // free memory goes back to the host
 		{Name: "virtio_rng", Stage: bootfs.Late},              // entropy, before a container asks for it
 		{Name: "vmw_vsock_virtio_transport", Stage: bootfs.Late},
 		{Name: "vsock_loopback", Stage: bootfs.Late}, // the agent's own check of AF_VSOCK
@@ -66,7 +67,6 @@ func wantedModules() []kmod.Want {
 		// Present for what asks for them, at no cost but their size.
 		{Name: "virtio_blk", Stage: bootfs.Demand},
 		{Name: "virtio_net", Stage: bootfs.Demand},
-		{Name: "virtio_balloon", Stage: bootfs.Demand},
 		{Name: "virtio_mmio", Stage: bootfs.Demand},
 		{Name: "virtiofs", Stage: bootfs.Demand},
 		{Name: "vmgenid", Stage: bootfs.Demand},

@@ -43,6 +43,8 @@ type Config struct {
 	// possible or fails, it boots; the Logger is told why.
 	Template bool
 
+	// ReturnMemory gives memory that the guest does not use any more back to the host. It excludes Forkable.
+	ReturnMemory bool
 	// Forkable lets Fork save the machine while it runs. Its memory is its own then.
 	Forkable bool
 	// Aliases names containers of the guest otherwise, from the host's id to the guest's. nil is none.
@@ -121,7 +123,7 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	spec := vm.Spec{
 		Name: cfg.Name, Arch: assets.Arch, Kernel: assets.Kernel, Initramfs: assets.Initramfs,
 		CPUs: cfg.CPUs, Memory: cfg.Memory, Console: cfg.Console,
-		Accelerator: cfg.Accelerator, Transport: cfg.Transport, Forkable: cfg.Forkable, Dir: cfg.RunDir,
+		Accelerator: cfg.Accelerator, Transport: cfg.Transport, Forkable: cfg.Forkable, ReturnMemory: cfg.ReturnMemory, Dir: cfg.RunDir,
 	}
 	cfg.addShares(&spec)
 	if cfg.dataDisk.Path != "" && !cfg.Driver.Capabilities().AttachWritable {

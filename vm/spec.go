@@ -53,6 +53,8 @@ func (s Spec) check() error {
 		return fmt.Errorf("%d bytes of memory: at least %d are needed", s.Memory, int64(MinMemory))
 	case s.State != "" && s.MemoryFile == "":
 		return fmt.Errorf("a state without the memory file that belongs to it")
+	case s.Forkable && s.ReturnMemory:
+		return fmt.Errorf("a machine that can be forked and gives memory back: only one of both is possible")
 	case s.Forkable && s.State == "" && s.MemoryFile != "":
 		return fmt.Errorf("a memory file for a machine that can be forked: its memory is its own")
 	case strings.ContainsAny(s.Cmdline, "\x00\n\r"):

@@ -156,6 +156,10 @@ type Spec struct {
 	// in the Spec but Name, Console, Forkable and Disks must be as it was in the machine that was saved; Disks must be
 	// those that the saved machine had, or copies, with their slots. "" boots.
 	State string
+	// ReturnMemory gives memory that the guest does not use any more back to the host, soon and by itself. The machine's
+	// memory is its own, as with Forkable, which cannot be had together with it: what has been saved is shared, and must
+	// not be given back.
+	ReturnMemory bool
 	// Forkable lets the machine be saved while it runs, see Forker. Its memory is its own, and with State a copy of
 	// MemoryFile from the start; without State there must be no MemoryFile.
 	Forkable bool

@@ -25,6 +25,7 @@ type Spec struct {
 	Disk     int64             `json:"disk"`   // bytes of the data disk, when it is made
 	Labels   map[string]string `json:"labels,omitempty"`
 	Forkable bool              `json:"forkable,omitempty"`
+	Returns  bool              `json:"returns,omitempty"` // memory, to the host
 	// Aliases are what containers that came with a snapshot are called in the guest, by their ids.
 	Aliases   map[string]string `json:"aliases,omitempty"`
 	Ephemeral bool              `json:"-"` // it leaves nothing: it has no record, and its directory goes with the program
@@ -69,6 +70,9 @@ func (s *Spec) check() (err error) {
 	}
 	if s.Disk, err = disk.Round(s.Disk); err != nil {
 		return fmt.Errorf("size of the disk: %w", err)
+	}
+	if s.Forkable && s.Returns {
+		return fmt.Errorf("%w Forkable with ReturnMemory: what a fork shares must not be given back: choose one", errs.ErrInvalid)
 	}
 	if len(s.Labels) > maxLabels {
 		return fmt.Errorf("%w Labels: %d of them: at most %d are possible", errs.ErrInvalid, len(s.Labels), maxLabels)

@@ -100,7 +100,7 @@ func (c command) memory() []string {
 	a := []string{"-m", size}
 	path, share := c.spec.MemoryFile, c.spec.State == ""
 	switch {
-	case c.memoryFD != 0:
+	case c.memoryFD != 0: // never the file that others go on from
 		path, share = fmt.Sprintf("/proc/self/fd/%d", c.memoryFD), true
 	case path == "":
 		return a
@@ -144,6 +144,9 @@ func (c command) devices() []string {
 		"-object", "rng-builtin,id=rng",
 		"-device", "virtio-rng-pci,rng=rng",
 		"-device", "virtio-scsi-pci,id=scsi",
+	}
+	if c.spec.ReturnMemory {
+		a = append(a, "-device", "virtio-balloon-pci,free-page-reporting=on")
 	}
 	if c.vsockFD != 0 {
 		a = append(a, "-device", fmt.Sprintf("vhost-vsock-pci,guest-cid=%d,vhostfd=%d", c.vsockCID, c.vsockFD))

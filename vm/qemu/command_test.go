@@ -38,6 +38,10 @@ func TestCommandLines(t *testing.T) {
 			c.spec.MemoryFile, c.spec.State = "/t/memory", "/t/state"
 			c.spec.Disks = []vm.Disk{{ID: "data", Path: "/d/data.qcow2", Backing: "/d/base.img", Slot: 3}}
 		},
+		"amd64-returns-memory": func(c *command) {
+			c.accel, c.memoryFD, c.spec.ReturnMemory = vm.AcceleratorTCG, 6, true
+			c.spec.MemoryFile, c.spec.State = "/t/memory", "/t/state"
+		},
 		"amd64-no-initramfs": func(c *command) { c.accel, c.spec.Initramfs = vm.AcceleratorTCG, "" },
 		"arm64-tcg":          func(c *command) { arm(c); c.accel = vm.AcceleratorTCG },
 		"arm64-kvm":          func(c *command) { arm(c); c.accel = vm.AcceleratorKVM },

@@ -262,7 +262,7 @@ func start(ctx context.Context, log *slog.Logger, path string, c command) (_ *In
 		return nil, fmt.Errorf("transport %.40q: %w: use serial, vsock or leave it empty", c.spec.Transport, errs.ErrInvalid)
 	}
 	var memory *os.File
-	if c.spec.Forkable {
+	if c.spec.Forkable || c.spec.ReturnMemory && (c.spec.State != "" || c.spec.MemoryFile == "") {
 		if memory, err = ownMemory(ctx, c.spec); err != nil {
 			s.closeOurs()
 			return nil, err

@@ -14,7 +14,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go/vm"
 )
 
-// ownMemory makes the memory of a machine that can be forked: a file without a name, which nobody has to clean up, and
+// ownMemory makes the memory of a machine that can be forked or gives memory back: a file without a name, which nobody has to clean up, and
 // which no disk is written for. It begins as a copy of the memory file where there is one.
 func ownMemory(ctx context.Context, spec vm.Spec) (*os.File, error) {
 	f, err := anonymous("arcbox-memory", spec.Memory)
@@ -42,7 +42,7 @@ const resumeTime = 30 * time.Second
 // Fork saves the machine while it runs. See vm.Forker. The machine stands still for as long as it takes to copy the memory
 // that it uses and the disks.
 func (i *Instance) Fork(ctx context.Context, memory, state string, copy func([]vm.Disk) error) (err error) {
-	if i.memory == nil {
+	if !i.forkable {
 		return fmt.Errorf("fork machine %s: %w: it was not started to be forked", i.name, errs.ErrUnsupported)
 	}
 	i.forking.Lock()

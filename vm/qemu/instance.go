@@ -44,8 +44,9 @@ type Instance struct {
 
 	migrated chan string // gets the status of a migration that has ended
 	saveable bool        // the memory is a file that the guest writes to
-	memory   *os.File    // the machine's own, where it can be forked; nil otherwise. Closed with the machine
-	forking  sync.Mutex  // held while the machine is forked
+	forkable bool
+	memory   *os.File   // the machine's own, where it needs that; nil otherwise. Closed with the machine
+	forking  sync.Mutex // held while the machine is forked
 
 	session *mux.Session
 	vsockUp atomic.Bool // the guest has answered on AF_VSOCK
@@ -76,7 +77,7 @@ func newInstance(log *slog.Logger, c command, p *process, s *sockets, stderr *ta
 		name: c.spec.Name, cid: c.vsockCID, log: log, proc: p, socks: s, stderr: stderr, con: &console.Log{Tee: c.spec.Console},
 		opened: make(chan struct{}), ready: make(chan struct{}), done: make(chan struct{}),
 		disks: make(map[string]*disk), deleted: make(map[string]chan struct{}),
-		migrated: make(chan string, 1), saveable: c.spec.MemoryFile != "" && c.spec.State == "", memory: memory,
+		migrated: make(chan string, 1), saveable: c.spec.MemoryFile != "" && c.spec.State == "", memory: memory, forkable: c.spec.Forkable,
 	}
 	for _, d := range c.spec.Disks {
 		i.disks[d.ID] = &disk{Disk: d, lun: d.Slot - 1}
