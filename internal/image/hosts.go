@@ -100,7 +100,7 @@ func (s *Store) connect(ctx context.Context, named reference.Named, tries int, a
 	r := &repo{s: s, host: rep.RegistryStr(), base: scheme + "://" + rep.RegistryStr() + "/v2/" + rep.RepositoryStr(), tries: tries}
 	var authed http.RoundTripper
 	err = r.retry(ctx, func() error {
-		authed, err = transport.NewWithContext(ctx, rep.Registry, auth, guarded, append([]string{rep.Scope(action)}, more...))
+		authed, err = s.ping(ctx, rep, auth, guarded, append([]string{rep.Scope(action)}, more...))
 		return err
 	})
 	if err != nil {
@@ -108,6 +108,18 @@ func (s *Store) connect(ctx context.Context, named reference.Named, tries int, a
 	}
 	r.client = &http.Client{Transport: authed, CheckRedirect: fewRedirects}
 	return r, nil
+}
+
+// ping asks a registry how it wants to be spoken to, and gets a token from it where it wants one. What it returns asks for
+// others when that has expired.
+func (s *Store) ping(ctx context.Context, rep name.Repository, auth authn.Authenticator, t http.RoundTripper, scopes []string) (http.RoundTripper, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer time.AfterFunc(s.stall, func() {
+		cancel(fmt.Errorf("registry has not answered for %s: %w", s.stall, errs.ErrUnavailable))
+	}).Stop()
+	authed, err := transport.NewWithContext(ctx, rep.Registry, auth, t, scopes)
+	return authed, ctxError(ctx, err)
 }
 
 func fewRedirects(_ *http.Request, via []*http.Request) error {
@@ -119,16 +131,15 @@ func fewRedirects(_ *http.Request, via []*http.Request) error {
 
 var errRedirects = fmt.Errorf("registry redirects more than 10 times: %w", errs.ErrUnavailable)
 
-// newTransport is http.DefaultTransport without proxies from the environment and with a bound on waiting for an answer.
+// newTransport is http.DefaultTransport without proxies from the environment.
 func newTransport(cfg Config) (*http.Transport, error) {
 	t := &http.Transport{
-		Proxy:                 cfg.Proxy,
-		DialContext:           (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		ForceAttemptHTTP2:     true,
-		MaxIdleConnsPerHost:   8,
-		IdleConnTimeout:       90 * time.Second,
-		TLSHandshakeTimeout:   15 * time.Second,
-		ResponseHeaderTimeout: stallTimeout,
+		Proxy:               cfg.Proxy,
+		DialContext:         (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		ForceAttemptHTTP2:   true,
+		MaxIdleConnsPerHost: 8,
+		IdleConnTimeout:     90 * time.Second,
+		TLSHandshakeTimeout: 15 * time.Second,
 	}
 	if len(cfg.CA) == 0 {
 		return t, nil

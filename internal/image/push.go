@@ -217,7 +217,7 @@ func (r *repo) hasBlob(ctx context.Context, d digest.Digest) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("ask for blob: %w", err)
 	}
-	resp, err := r.send(req, http.StatusOK, http.StatusNotFound)
+	resp, err := r.answered(req, http.StatusOK, http.StatusNotFound)
 	if err != nil {
 		return false, err
 	}
@@ -235,7 +235,7 @@ func (r *repo) startUpload(ctx context.Context, d digest.Digest, from string) (*
 	if err != nil {
 		return nil, fmt.Errorf("begin upload: %w", err)
 	}
-	resp, err := r.send(req, http.StatusAccepted, http.StatusCreated)
+	resp, err := r.answered(req, http.StatusAccepted, http.StatusCreated)
 	if err != nil {
 		return nil, err
 	}
@@ -272,7 +272,7 @@ func (s *Store) upload(ctx context.Context, r *repo, to *url.URL, d digest.Diges
 		return &sentBlob{verifiedBlob: blob, each: func(n int) {
 			sent += int64(n)
 			if sent >= size {
-				stall.Stop() // it may take long over the digest: the transport bounds the wait for its answer
+				stall.Reset(10 * s.stall) // it may take long over the digest
 			} else {
 				stall.Reset(s.stall)
 			}
@@ -324,7 +324,7 @@ func (r *repo) putManifest(ctx context.Context, tag string, desc ocispec.Descrip
 			return fmt.Errorf("send manifest: %w", err)
 		}
 		req.Header.Set("Content-Type", desc.MediaType)
-		resp, err := r.send(req, http.StatusOK, http.StatusCreated, http.StatusAccepted)
+		resp, err := r.answered(req, http.StatusOK, http.StatusCreated, http.StatusAccepted)
 		if err != nil {
 			return err
 		}

@@ -56,13 +56,9 @@ func (r *repo) get(ctx context.Context, path string, accept []string, off, size 
 	if off > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", off, size-1))
 	}
-	resp, err := r.client.Do(req)
+	resp, err := r.answered(req, http.StatusOK, http.StatusPartialContent)
 	if err != nil {
 		return nil, err
-	}
-	if err := transport.CheckError(resp, http.StatusOK, http.StatusPartialContent); err != nil {
-		_ = resp.Body.Close()
-		return nil, &httpError{err: err, status: resp.StatusCode, after: retryAfter(resp.Header.Get("Retry-After"))}
 	}
 	if resp.StatusCode == http.StatusPartialContent && off > 0 &&
 		!strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", off)) {
@@ -70,6 +66,35 @@ func (r *repo) get(ctx context.Context, path string, accept []string, off, size 
 		return nil, fmt.Errorf("registry sent range %.60q instead of one from %d: %w", resp.Header.Get("Content-Range"), off, errs.ErrUnavailable)
 	}
 	return resp, nil
+}
+
+// answered makes a request whose answer must begin before the registry counts as stalled.
+func (r *repo) answered(req *http.Request, statuses ...int) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(req.Context())
+	silent := time.AfterFunc(r.s.stall, func() {
+		cancel(fmt.Errorf("registry has not answered for %s: %w", r.s.stall, errs.ErrUnavailable))
+	})
+	resp, err := r.send(req.WithContext(ctx), statuses...)
+	silent.Stop()
+	if err != nil {
+		err = ctxError(ctx, err)
+		cancel(nil)
+		return nil, err
+	}
+	resp.Body = &cancelBody{ReadCloser: resp.Body, cancel: cancel}
+	return resp, nil
+}
+
+// cancelBody ends the context of its request when it is closed.
+type cancelBody struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+// Close closes the body.
+func (b *cancelBody) Close() error {
+	defer b.cancel(nil)
+	return b.ReadCloser.Close()
 }
 
 func retryAfter(v string) time.Duration {
@@ -98,7 +123,7 @@ func (r *repo) retry(ctx context.Context, do func() error) error {
 
 // pause waits before the next try.
 func (s *Store) pause(ctx context.Context, try int, why error) error {
-	wait := min(s.backoff<<(try-1), lastBackoff)
+	wait := min(s.backoff<<min(try-1, 10), lastBackoff)
 	wait += rand.N(wait/2 + 1)
 	var h *httpError
 	if errors.As(why, &h) && h.after > wait {

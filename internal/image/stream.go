@@ -88,6 +88,9 @@ func (b *blobStream) Read(p []byte) (int, error) {
 func (b *blobStream) once(p []byte) (int, error) {
 	if b.body == nil {
 		resp, err := b.repo.get(b.ctx, "/blobs/"+b.desc.Digest.String(), nil, b.off, b.desc.Size)
+		if b.off > 0 && statusOf(err) == http.StatusRequestedRangeNotSatisfiable {
+			return 0, fmt.Errorf("registry has no more than %d of %d bytes: %w", b.off, b.desc.Size, errs.ErrCorrupt)
+		}
 		if err != nil {
 			return 0, err
 		}
