@@ -90,6 +90,7 @@ func (c *cli) command() *cobra.Command {
 	root.AddCommand(c.imageCommands()...)
 	root.AddCommand(c.containerCommands()...)
 	root.AddCommand(c.machineCommands()...)
+	root.AddCommand(c.volumeCommand())
 	if c.session == nil {
 		c.globalFlags(root)
 		root.AddCommand(c.shellCommand(), c.doctorCommand())

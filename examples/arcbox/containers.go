@@ -64,6 +64,7 @@ func (c *cli) rmCommand() *cobra.Command {
 		return rt.RemoveContainer(ctx, ref, opts)
 	})
 	cmd.Flags().BoolVarP(&opts.Force, "force", "f", false, "kill those that run")
+	cmd.Flags().BoolVarP(&opts.Volumes, "volumes", "v", false, "remove their anonymous volumes too")
 	return cmd
 }
 

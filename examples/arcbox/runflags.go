@@ -18,12 +18,12 @@ type runFlags struct {
 	stopTimeout                                                          time.Duration
 	restart                                                              string
 
-	capAdd, capDrop, securityOpt, tmpfs, ulimits, sysctls, hosts, groups []string
-	readOnly, init, privileged                                           bool
-	shmSize                                                              string
-	oomScoreAdj                                                          int
-	limits                                                               limitFlags
-	health                                                               healthFlags
+	capAdd, capDrop, securityOpt, tmpfs, volumes, mounts, ulimits, sysctls, hosts, groups []string
+	readOnly, init, privileged                                                            bool
+	shmSize                                                                               string
+	oomScoreAdj                                                                           int
+	limits                                                                                limitFlags
+	health                                                                                healthFlags
 }
 
 type healthFlags struct {
@@ -65,6 +65,8 @@ func (f *runFlags) registerSecurity(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&f.capDrop, "cap-drop", nil, "a `capability` not to have, or ALL")
 	fs.StringArrayVar(&f.securityOpt, "security-opt", nil, "seccomp=unconfined, seccomp=`FILE` or no-new-privileges")
 	fs.StringArrayVar(&f.tmpfs, "tmpfs", nil, "file system in memory as `PATH[:size=64m,mode=1777,exec]`")
+	fs.StringArrayVarP(&f.volumes, "volume", "v", nil, "mount a volume or a directory of the host: `[SOURCE:]TARGET[:ro]`")
+	fs.StringArrayVar(&f.mounts, "mount", nil, "mount as `type=volume|bind|tmpfs,source=SOURCE,target=TARGET[,readonly]`")
 	fs.StringVar(&f.shmSize, "shm-size", "", "`size` of /dev/shm, as 64m")
 	fs.StringArrayVar(&f.ulimits, "ulimit", nil, "limit of each process as `NAME=SOFT[:HARD]`; -1 is none")
 	fs.StringArrayVar(&f.sysctls, "sysctl", nil, "set `KEY=VALUE` in the container's namespaces")
@@ -139,6 +141,18 @@ func (f *runFlags) spec(args []string, lookup func(string) (string, bool)) (arcb
 			return s, err
 		}
 		s.Tmpfs = append(s.Tmpfs, t)
+	}
+	for _, text := range f.volumes {
+		m, err := volumeFlag(text)
+		if err != nil {
+			return s, err
+		}
+		s.Mounts = append(s.Mounts, m)
+	}
+	for _, text := range f.mounts {
+		if err := mountFlag(text, &s); err != nil {
+			return s, err
+		}
 	}
 	for _, text := range f.ulimits {
 		u, err := ulimit(text)
