@@ -9,6 +9,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/internal/container"
 	"github.com/arcboxlabs/arcbox-go/internal/image"
+	"github.com/arcboxlabs/arcbox-go/internal/network"
 	"github.com/arcboxlabs/arcbox-go/machine"
 	"github.com/arcboxlabs/arcbox-go/vm"
 )
@@ -342,6 +343,12 @@ type guest struct{ *machine.Machine }
 func (g guest) Persistent() bool { return g.HasDisk() }
 
 var _ container.Machine = guest{}
+
+// Port implements container.Ported.
+func (g guest) Port() *network.Port {
+	p, _ := g.NIC().(*network.Port)
+	return p
+}
 
 // Agent implements container.Machine.
 func (g guest) Agent() container.Agent { return g.Machine.Agent() }

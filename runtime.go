@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,6 +19,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/image"
 	"github.com/arcboxlabs/arcbox-go/internal/machines"
+	"github.com/arcboxlabs/arcbox-go/internal/network"
 	"github.com/arcboxlabs/arcbox-go/internal/seccomp"
 	"github.com/arcboxlabs/arcbox-go/internal/volume"
 	"github.com/arcboxlabs/arcbox-go/machine"
@@ -30,6 +33,7 @@ type Runtime struct {
 	images     *image.Store
 	containers *container.Manager
 	volumes    *volume.Manager
+	networks   *network.Manager
 	machines   *machines.Manager[*machine.Machine]
 	snapshots  *machines.Snapshots
 
@@ -115,12 +119,20 @@ func (r *Runtime) openMachines() (err error) {
 	if vm.Ephemeral {
 		others = nil // it has nothing to do with them
 	}
+	networks := filepath.Join(r.cfg.DataDir, "networks")
+	if volumes == "" {
+		networks = ""
+	}
+	if r.networks, err = network.New(network.Config{Dir: networks, Logger: r.cfg.Logger}); err != nil {
+		return errors.Join(err, r.machines.Close())
+	}
 	r.containers, err = container.NewManager(container.Config{
 		Others: others,
-		Images: r.images, Volumes: r.volumes, Acquire: r.acquireMachine, Current: r.currentMachine, Keeps: r.machines.Keeps, Seccomp: r.compileSeccomp,
+		Images: r.images, Volumes: r.volumes, Networks: r.networks, Acquire: r.acquireMachine, Current: r.currentMachine, Keeps: r.machines.Keeps, Seccomp: r.compileSeccomp,
 		Dir: filepath.Join(r.cfg.DataDir, "containers"), Events: &r.events, Logger: r.cfg.Logger,
 	})
 	if err != nil {
+		r.networks.Close()
 		return errors.Join(err, r.machines.Close())
 	}
 	return nil
@@ -178,6 +190,7 @@ func (r *Runtime) startMachine(ctx context.Context, s machines.Spec, dir *machin
 		Template: r.cfg.VM.Template == TemplateAuto,
 		Console:  r.cfg.VM.Console, Logger: r.cfg.Logger,
 		HealthInterval: r.cfg.Lifecycle.HealthInterval, HealthTimeout: r.cfg.Lifecycle.HealthTimeout,
+		Attach:    func(nic net.Conn) (io.Closer, error) { return r.networks.Attach(nic) },
 		OnBooting: func() { r.events.Publish(event.Event{Kind: event.MachineBooting, Machine: s.Name}) },
 		OnEvent:   r.containers.HandleEvent,
 		OnEnd:     func(m *machine.Machine) { r.containers.HandleEnd(guest{m}) },
@@ -229,6 +242,7 @@ func (r *Runtime) Close() error {
 		r.calls.Wait()
 		r.containers.Close()
 		r.closeErr = opError("Close", "", errors.Join(r.machines.Close(), r.images.Close()))
+		r.networks.Close()
 		r.events.Close()
 	})
 	<-r.gone

@@ -22,6 +22,7 @@ type ContainerSpec struct {
 	User       string   // user[:group], names of the image's own files or numbers; "" is the image's, or root
 	Groups     []string // more groups of the process, names or numbers; empty is those of the user
 	Hostname   string   // "" is the first 12 characters of the id
+	Network    string   // "" is Networks
 	ExtraHosts []string // lines of /etc/hosts as "name:ip"
 	TTY        bool     // give the process a terminal; its stderr is then part of its stdout
 	Stdin      bool     // give the process a stdin that can be written; false is /dev/null
@@ -125,7 +126,7 @@ type HealthCheck struct {
 func (s ContainerSpec) compile() container.Spec {
 	out := container.Spec{
 		Name: s.Name, Machine: s.Machine, Image: s.Image, Entrypoint: s.Entrypoint, Args: s.Args, Env: s.Env, WorkingDir: s.WorkingDir,
-		User: s.User, Groups: s.Groups, Hostname: s.Hostname, ExtraHosts: s.ExtraHosts, TTY: s.TTY, Stdin: s.Stdin, Init: s.Init,
+		User: s.User, Groups: s.Groups, Hostname: s.Hostname, ExtraHosts: s.ExtraHosts, Network: s.Network, TTY: s.TTY, Stdin: s.Stdin, Init: s.Init,
 		StopSignal: s.StopSignal, StopTimeout: s.StopTimeout, Labels: s.Labels, AutoRemove: s.AutoRemove,
 		Restart: s.Restart.compile(), Health: (*container.HealthCheck)(s.Health),
 		Privileged: s.Privileged, ReadOnly: s.ReadOnly, NoNewPrivileges: s.NoNewPrivileges,
@@ -152,7 +153,7 @@ func (p RestartPolicy) compile() container.RestartPolicy {
 func containerSpec(s container.Spec) ContainerSpec {
 	out := ContainerSpec{
 		Name: s.Name, Machine: s.Machine, Image: s.Image, Entrypoint: s.Entrypoint, Args: s.Args, Env: s.Env, WorkingDir: s.WorkingDir,
-		User: s.User, Groups: s.Groups, Hostname: s.Hostname, ExtraHosts: s.ExtraHosts, TTY: s.TTY, Stdin: s.Stdin, Init: s.Init,
+		User: s.User, Groups: s.Groups, Hostname: s.Hostname, ExtraHosts: s.ExtraHosts, Network: s.Network, TTY: s.TTY, Stdin: s.Stdin, Init: s.Init,
 		StopSignal: s.StopSignal, StopTimeout: s.StopTimeout, Labels: s.Labels, AutoRemove: s.AutoRemove,
 		Restart: RestartPolicy{RestartName(s.Restart.Name), s.Restart.MaxRetries}, Health: (*HealthCheck)(s.Health),
 		Privileged: s.Privileged, ReadOnly: s.ReadOnly, NoNewPrivileges: s.NoNewPrivileges,

@@ -22,6 +22,12 @@ func (c *Client) Pause(ctx context.Context, req api.PauseRequest) error {
 	return err
 }
 
+// SetNetwork changes the interfaces of a container.
+func (c *Client) SetNetwork(ctx context.Context, req api.SetNetworkRequest) error {
+	_, err := call(ctx, c, api.SetNetwork, req)
+	return err
+}
+
 // Update changes the limits of a container. One that the guest's kernel cannot set is ErrUnsupported.
 func (c *Client) Update(ctx context.Context, req api.UpdateRequest) error {
 	_, err := call(ctx, c, api.Update, req)

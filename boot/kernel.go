@@ -59,14 +59,16 @@ func wantedModules() []kmod.Want {
 		{Name: "sd_mod", Stage: bootfs.Late, Required: true},
 		{Name: "ext4", Stage: bootfs.Late, Required: true},    // what is on them
 		{Name: "overlay", Stage: bootfs.Late, Required: true}, // the root of a container
-		{Name: "virtio_balloon", Stage: bootfs.Late},          // free memory goes back to the host
-		{Name: "virtio_rng", Stage: bootfs.Late},              // entropy, before a container asks for it
+		{Name: "virtio_net", Stage: bootfs.Late},              // networks are VLANs on it, and a container has a macvlan there
+		{Name: "8021q", Stage: bootfs.Late},
+		{Name: "macvlan", Stage: bootfs.Late},
+		{Name: "virtio_balloon", Stage: bootfs.Late}, // free memory goes back to the host
+		{Name: "virtio_rng", Stage: bootfs.Late},     // entropy, before a container asks for it
 		{Name: "vmw_vsock_virtio_transport", Stage: bootfs.Late},
 		{Name: "vsock_loopback", Stage: bootfs.Late}, // the agent's own check of AF_VSOCK
 
 		// Present for what asks for them, at no cost but their size.
 		{Name: "virtio_blk", Stage: bootfs.Demand},
-		{Name: "virtio_net", Stage: bootfs.Demand},
 		{Name: "virtio_mmio", Stage: bootfs.Demand},
 		{Name: "virtiofs", Stage: bootfs.Demand},
 		{Name: "vmgenid", Stage: bootfs.Demand},
@@ -74,8 +76,6 @@ func wantedModules() []kmod.Want {
 		{Name: "fuse", Stage: bootfs.Demand},
 		{Name: "erofs", Stage: bootfs.Demand},
 		{Name: "af_packet", Stage: bootfs.Demand},
-		{Name: "macvlan", Stage: bootfs.Demand},
-		{Name: "8021q", Stage: bootfs.Demand},
 		{Name: "veth", Stage: bootfs.Demand},
 		{Name: "crc32c_generic", Stage: bootfs.Demand},
 		{Name: "libcrc32c", Stage: bootfs.Demand},

@@ -233,7 +233,7 @@ func goOn(ctx context.Context, cfg Config, dir string) (*Machine, error) {
 	spec := vm.Spec{
 		Name: cfg.Name, Arch: s.Arch, Kernel: filepath.Join(dir, savedKernel), Initramfs: filepath.Join(dir, savedInit),
 		CPUs: s.CPUs, Memory: s.Memory, Console: cfg.Console, Accelerator: cfg.Accelerator, Transport: cfg.Transport,
-		MemoryFile: filepath.Join(dir, memoryFile), State: filepath.Join(dir, stateFile), Forkable: cfg.Forkable,
+		MemoryFile: filepath.Join(dir, memoryFile), State: filepath.Join(dir, stateFile), Forkable: cfg.Forkable, NIC: cfg.hasNIC(),
 	}
 	shape, err := cfg.shape(spec)
 	if err != nil {

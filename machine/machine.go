@@ -66,6 +66,9 @@ type Config struct {
 	// The agent is asked every HealthInterval whether it is well. One that has not answered within HealthTimeout ends the
 	// machine. An interval of 0 does not ask.
 	HealthInterval, HealthTimeout time.Duration
+	// Attach is given the host's end of the machine's network interface, before the guest is spoken to. What it returns is
+	// closed when the machine has ended. nil leaves the machine without an interface, as do drivers that have none.
+	Attach func(nic net.Conn) (io.Closer, error)
 	// OnBooting is told that kernel and initramfs are there, before the hypervisor is started. nil is nobody.
 	OnBooting func()
 	// OnEvent is told what the guest reports, OnEnd that the machine has ended. They are called by one goroutine, OnEnd
@@ -84,6 +87,7 @@ type Machine struct {
 	agent  *agent.Client
 	guest  api.PingReply
 	shares *share.Set
+	nic    io.Closer       // that Attach returned; nil where there is no interface
 	ctx    context.Context // ends with the machine
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -124,6 +128,7 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 		Name: cfg.Name, Arch: assets.Arch, Kernel: assets.Kernel, Initramfs: assets.Initramfs,
 		CPUs: cfg.CPUs, Memory: cfg.Memory, Console: cfg.Console,
 		Accelerator: cfg.Accelerator, Transport: cfg.Transport, Forkable: cfg.Forkable, ReturnMemory: cfg.ReturnMemory, Dir: cfg.RunDir,
+		NIC: cfg.hasNIC(),
 	}
 	cfg.addShares(&spec)
 	if cfg.dataDisk.Path != "" && !cfg.Driver.Capabilities().AttachWritable {
@@ -165,10 +170,16 @@ func launch(ctx context.Context, cfg Config, spec vm.Spec) (*Machine, error) {
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.shares = share.NewSet(m.openShare)
+	if err := m.plugIn(); err != nil {
+		m.cancel()
+		inst.Close()
+		return nil, fmt.Errorf("start machine %s: %w", cfg.Name, err)
+	}
 	if err := m.greet(ctx, spec.State != ""); err != nil {
 		m.cancel()
 		inst.Close()
 		m.wg.Wait()
+		m.unplug()
 		return nil, fmt.Errorf("start machine %s: %w", cfg.Name, explain(inst, err))
 	}
 	cfg.Logger.Debug("machine ready", "machine", cfg.Name, "kernel", m.guest.Kernel, "after", time.Since(began))
@@ -243,10 +254,36 @@ func (m *Machine) follow(events <-chan api.Event) {
 	<-m.inst.Done()
 	m.cancel()
 	defer m.shares.Close()
+	m.unplug()
 	if m.cfg.OnEnd != nil {
 		m.cfg.OnEnd(m)
 	}
 }
+
+// hasNIC tells whether the machine gets a network interface.
+func (c Config) hasNIC() bool { return c.Attach != nil && c.Driver.Capabilities().NIC }
+
+// plugIn hands the network interface to who wants it.
+func (m *Machine) plugIn() (err error) {
+	n, ok := m.inst.(vm.Networked)
+	if !ok || !m.spec.NIC {
+		return nil
+	}
+	m.nic, err = m.cfg.Attach(n.NIC())
+	return err
+}
+
+func (m *Machine) unplug() {
+	if m.nic == nil {
+		return
+	}
+	if err := m.nic.Close(); err != nil {
+		m.cfg.Logger.Debug("unplug the network", "machine", m.cfg.Name, "err", err)
+	}
+}
+
+// NIC returns what Attach has returned; nil where the machine has no network interface.
+func (m *Machine) NIC() io.Closer { return m.nic }
 
 // Name returns the machine's name.
 func (m *Machine) Name() string { return m.cfg.Name }

@@ -37,6 +37,7 @@ type Capabilities struct {
 	SharedState bool // machines that go on from one state share the memory that they do not write
 
 	ForeignArch bool // guests of another architecture than the host's run, emulated
+	NIC         bool // Spec.NIC: instances are Networked
 	Shares      bool // Spec.Shares
 	Rosetta     bool // Spec.Rosetta
 }
@@ -74,6 +75,15 @@ type Pauser interface {
 	Pause(ctx context.Context) error
 	// Resume lets a paused machine go on. A running machine goes on running.
 	Resume(ctx context.Context) error
+}
+
+// Networked is an Instance whose machine was started with Spec.NIC.
+type Networked interface {
+	// NIC returns the host's end of the network interface, which is always the same. It carries Ethernet frames both ways:
+	// on a stream each after its length in four bytes, big endian; on a connection of messages (unixgram) each is one. What
+	// is written must be read by the guest for more to be taken. It belongs to the caller, and ends with the machine. It is
+	// nil where there is no interface.
+	NIC() net.Conn
 }
 
 // ConsoleTailer is an Instance that keeps the last lines of its guest's console.
@@ -142,6 +152,7 @@ type Spec struct {
 	Accelerator Accelerator // zero chooses
 	Transport   Transport   // zero chooses
 	Shares      []Share     // directories of the host that the guest can mount; Capabilities.Shares
+	NIC         bool        // the machine has a network interface, see Networked
 	Rosetta     bool        // programs for amd64 run on an arm64 Mac; Capabilities.Rosetta
 
 	// Dir is a directory of this machine alone, in which the driver may keep files while it runs. It must be on the file

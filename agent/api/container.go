@@ -91,6 +91,7 @@ type CreateRequest struct {
 	Init       bool              `json:"init,omitempty"`       // PID 1 is the agent's: it reaps, and forwards signals to the process
 	Privileged bool              `json:"privileged,omitempty"` // all capabilities and devices, nothing masked or read-only, no seccomp
 	Log        LogLimits         `json:"log,omitzero"`
+	Network    Network           `json:"network,omitzero"`
 }
 
 // CreateReply is empty.

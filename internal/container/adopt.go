@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/arcboxlabs/arcbox-go/event"
+	"github.com/arcboxlabs/arcbox-go/internal/network"
 )
 
 // Snapshot returns the records of a machine's containers, for Adopt.
@@ -64,6 +65,11 @@ func (m *Manager) adoptOne(ctx context.Context, mach Machine, i Info) error {
 		return err
 	}
 	req.Mounts = mounts
+	lease, err := m.adoptNetworks(ctx, mach, &i)
+	if err != nil {
+		unshare()
+		return err
+	}
 	i.Machine, i.Spec.Machine = mach.Name(), mach.Name()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -75,21 +81,22 @@ func (m *Manager) adoptOne(ctx context.Context, mach Machine, i Info) error {
 	}
 	if err != nil {
 		unshare()
+		m.releaseNetworks(i.ID)
 		return err
 	}
 	m.restoreVolumes(i)
-	m.enter(i, &instance{machine: mach, release: func() {}, unshare: unshare, req: req, used: i.State != StateCreated})
+	m.enter(i, lease, &instance{machine: mach, release: func() {}, unshare: unshare, req: req, used: i.State != StateCreated})
 	return nil
 }
 
 // enter makes the entry of a container that was adopted. The caller holds mu.
-func (m *Manager) enter(i Info, inst *instance) {
+func (m *Manager) enter(i Info, lease *network.Lease, inst *instance) {
 	restarting := i.State == StateRestarting
 	if restarting { // its end was seen, and its start is still to come
 		i.State = StateExited
 	}
 	e := newEntry(i)
-	e.inst = inst
+	e.inst, e.lease = inst, lease
 	m.entries[i.ID] = e
 	m.publish(event.ContainerCreated, e.info, nil)
 	switch {

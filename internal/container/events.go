@@ -104,6 +104,7 @@ func (m *Manager) ended(e *entry, en ending) {
 	if i.State == StateRunning || i.State == StatePaused {
 		ran = now.Sub(i.Started)
 	}
+	m.goOffline(e)
 	i.Exit, i.Reason, i.PID, i.Finished = en.exit, en.reason, 0, now
 	again := !en.final && !e.stopped && !m.closed && i.State != StateRemoving && i.Spec.Restart.again(en.exit, i.RestartCount)
 	switch {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/arcboxlabs/arcbox-go/agent/api"
+	"github.com/arcboxlabs/arcbox-go/internal/network"
 )
 
 // State is where a container is in its life.
@@ -38,29 +39,31 @@ const unknownExitCode = 255
 
 // Info is the record of a container as it is at one moment.
 type Info struct {
-	ID           string            `json:"id"`
-	Name         string            `json:"name"`
-	Image        string            `json:"image"`    // as the caller named it
-	ImageID      string            `json:"image_id"` // digest of the image's config
-	Machine      string            `json:"machine"`  // name of the machine it belongs to
-	State        State             `json:"state"`
-	Created      time.Time         `json:"created"`
-	Started      time.Time         `json:"started,omitzero"`  // the last time
-	Finished     time.Time         `json:"finished,omitzero"` // the last time
-	PID          int               `json:"-"`                 // in the guest; 0 when not running
-	Exit         api.Exit          `json:"exit,omitzero"`     // of the last run
-	Reason       string            `json:"reason,omitempty"`  // why it exited, where that was not by itself
-	RestartCount int               `json:"restart_count,omitempty"`
-	Args         []string          `json:"args"`
-	Env          []string          `json:"env,omitempty"`
-	WorkingDir   string            `json:"working_dir,omitempty"`
-	User         string            `json:"user,omitempty"`
-	Labels       map[string]string `json:"labels,omitempty"`
-	StopSignal   string            `json:"stop_signal"`
-	Check        *HealthCheck      `json:"check,omitempty"` // of image and spec together
-	Health       *Health           `json:"-"`               // of a container with a check, since its last start
-	Mounts       []MountPoint      `json:"mounts,omitempty"`
-	Spec         Spec              `json:"spec"`
+	ID           string              `json:"id"`
+	Name         string              `json:"name"`
+	Image        string              `json:"image"`    // as the caller named it
+	ImageID      string              `json:"image_id"` // digest of the image's config
+	Machine      string              `json:"machine"`  // name of the machine it belongs to
+	State        State               `json:"state"`
+	Created      time.Time           `json:"created"`
+	Started      time.Time           `json:"started,omitzero"`  // the last time
+	Finished     time.Time           `json:"finished,omitzero"` // the last time
+	PID          int                 `json:"-"`                 // in the guest; 0 when not running
+	Exit         api.Exit            `json:"exit,omitzero"`     // of the last run
+	Reason       string              `json:"reason,omitempty"`  // why it exited, where that was not by itself
+	RestartCount int                 `json:"restart_count,omitempty"`
+	Args         []string            `json:"args"`
+	Env          []string            `json:"env,omitempty"`
+	WorkingDir   string              `json:"working_dir,omitempty"`
+	User         string              `json:"user,omitempty"`
+	Labels       map[string]string   `json:"labels,omitempty"`
+	StopSignal   string              `json:"stop_signal"`
+	Check        *HealthCheck        `json:"check,omitempty"` // of image and spec together
+	Health       *Health             `json:"-"`               // of a container with a check, since its last start
+	Mounts       []MountPoint        `json:"mounts,omitempty"`
+	Endpoints    []network.Endpoint  `json:"endpoints,omitempty"`
+	Ports        []network.Published `json:"-"` // while it runs
+	Spec         Spec                `json:"spec"`
 }
 
 // clone returns a copy that shares nothing that can be written.
@@ -68,6 +71,7 @@ func (i Info) clone() Info {
 	i.Args = slices.Clone(i.Args)
 	i.Env = slices.Clone(i.Env)
 	i.Labels = maps.Clone(i.Labels)
+	i.Endpoints, i.Ports = slices.Clone(i.Endpoints), slices.Clone(i.Ports)
 	i.Check = i.Check.clone()
 	i.Health = i.Health.clone()
 	i.Mounts = slices.Clone(i.Mounts)
@@ -78,6 +82,10 @@ func (i Info) clone() Info {
 func (s Spec) clone() Spec {
 	for _, l := range []*[]string{&s.Entrypoint, &s.Args, &s.Env, &s.Groups, &s.ExtraHosts, &s.CapAdd, &s.CapDrop} {
 		*l = slices.Clone(*l)
+	}
+	s.Networks, s.Ports = slices.Clone(s.Networks), slices.Clone(s.Ports)
+	for i := range s.Networks {
+		s.Networks[i].Aliases = slices.Clone(s.Networks[i].Aliases)
 	}
 	s.Labels, s.Sysctls = maps.Clone(s.Labels), maps.Clone(s.Sysctls)
 	s.Ulimits, s.Tmpfs = slices.Clone(s.Ulimits), slices.Clone(s.Tmpfs)

@@ -63,8 +63,8 @@ func (m *Manager) compile(id string, spec Spec, img image.Image) (api.CreateRequ
 }
 
 // place makes the container of a request in the machine, which is started where it does not run.
-func (m *Manager) place(ctx context.Context, machine string, img image.Image, req api.CreateRequest, points []MountPoint) (_ *instance, err error) {
-	disks, mach, release, err := m.gather(ctx, machine, img)
+func (m *Manager) place(ctx context.Context, i Info, img image.Image, req api.CreateRequest) (_ *instance, err error) {
+	disks, mach, release, err := m.gather(ctx, i.Machine, img)
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +76,10 @@ func (m *Manager) place(ctx context.Context, machine string, img image.Image, re
 	if req.Layers, err = mach.AttachLayers(ctx, disks); err != nil {
 		return nil, err
 	}
-	mounts, unshare, err := openMounts(ctx, mach, points)
+	if err := m.compileNetwork(&req, i.Spec.Network, mach); err != nil {
+		return nil, err
+	}
+	mounts, unshare, err := openMounts(ctx, mach, i.Mounts)
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +156,7 @@ func (m *Manager) fresh(ctx context.Context, e *entry) (*instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	inst, err = m.place(ctx, info.Machine, img, req, info.Mounts)
+	inst, err = m.place(ctx, info, img, req)
 	if err != nil {
 		return nil, err
 	}
@@ -191,6 +194,12 @@ func (m *Manager) hold(ctx context.Context, e *entry) (*instance, error) {
 func (m *Manager) renew(ctx context.Context, e *entry, old *instance) (*instance, error) {
 	a := old.machine.Agent()
 	if err := a.Remove(ctx, api.RemoveRequest{ID: e.id, Force: true, Keep: true}); err != nil && !errors.Is(err, errs.ErrNotFound) {
+		return nil, err
+	}
+	m.mu.Lock()
+	mode := e.info.Spec.Network
+	m.mu.Unlock()
+	if err := m.compileNetwork(&old.req, mode, old.machine); err != nil {
 		return nil, err
 	}
 	if err := a.Create(ctx, old.req); err != nil {

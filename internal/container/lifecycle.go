@@ -227,6 +227,9 @@ func (m *Manager) rename(e *entry, name string) error {
 	delete(m.names, old)
 	e.info.Name, e.info.Spec.Name = name, name
 	m.cfg.Volumes.Rename(e.id, name)
+	if m.cfg.Networks != nil {
+		m.cfg.Networks.Rename(e.id, name)
+	}
 	m.cfg.Images.Renew(m.user(e.info))
 	m.publish(event.ContainerRenamed, e.info, map[string]string{event.AttrOldName: old})
 	m.touch(e)

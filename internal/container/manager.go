@@ -17,6 +17,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/image"
 	"github.com/arcboxlabs/arcbox-go/internal/share"
+	"github.com/arcboxlabs/arcbox-go/internal/network"
 	"github.com/arcboxlabs/arcbox-go/internal/volume"
 )
 
@@ -69,6 +70,8 @@ type Config struct {
 	Seccomp func(profile string, caps []string) ([]byte, error)
 	// Volumes has the volumes that containers mount. nil is a set of their own, in memory.
 	Volumes *volume.Manager
+	// Networks has the networks of containers. nil leaves them a loopback interface.
+	Networks *network.Manager
 	// Dir is where records are kept. "" keeps them in memory only. Other programs may keep those of other machines there.
 	Dir    string
 	Events *event.Bus
@@ -99,10 +102,11 @@ type entry struct {
 
 	// All that follows is under Manager.mu.
 	info    Info
-	changed chan struct{} // closed, and replaced, at every change
-	inst    *instance     // what there is of it in a machine; nil is nothing
-	run     *run          // that of now, or the last one, or the one to come of a container that was not started yet
-	ends    int           // how many runs have ended
+	changed chan struct{}  // closed, and replaced, at every change
+	lease   *network.Lease // while it runs in a network; nil otherwise
+	inst    *instance      // what there is of it in a machine; nil is nothing
+	run     *run           // that of now, or the last one, or the one to come of a container that was not started yet
+	ends    int            // how many runs have ended
 
 	starting      bool               // the guest was asked to start it and has not answered
 	early         *ending            // the end that was reported meanwhile
@@ -171,6 +175,7 @@ func (m *Manager) Close() {
 		}
 	}
 	m.mu.Unlock()
+	m.wg.Wait()
 	if m.records != nil {
 		m.records.close()
 	}
@@ -213,20 +218,27 @@ func (m *Manager) Create(ctx context.Context, spec Spec) (_ Info, err error) {
 		m.unreserve(name)
 		return Info{}, err
 	}
+	endpoints, err := m.reserveNetworks(id, name, spec)
+	if err != nil {
+		m.unreserve(name)
+		m.cfg.Volumes.Release(id, true)
+		return Info{}, err
+	}
 	e := newEntry(Info{
 		ID: id, Name: name, Image: spec.Image, ImageID: img.ID.String(), State: StateCreated, Created: time.Now(),
 		Args: req.Process.Args, Env: req.Process.Env, WorkingDir: req.Process.Cwd, User: req.Process.User,
 		Machine: machine,
 		Labels:  mergeLabels(img.Config.Labels, spec.Labels), StopSignal: stopSignal(spec.StopSignal, img.Config.StopSignal),
-		Check: check, Mounts: points, Spec: spec,
+		Check: check, Mounts: points, Endpoints: endpoints, Spec: spec,
 	})
-	e.inst, err = m.place(ctx, e.info.Machine, img, req, points)
+	e.inst, err = m.place(ctx, e.info, img, req)
 	if err == nil {
 		err = m.add(e)
 	}
 	if err != nil {
 		m.unreserve(name)
 		m.cfg.Volumes.Release(id, true)
+		m.releaseNetworks(id)
 		return Info{}, err
 	}
 	if err := m.saved(e); err != nil {

@@ -190,6 +190,8 @@ func (f *fakeMachine) Pause(_ context.Context, r api.PauseRequest) error {
 	return nil
 }
 
+func (f *fakeMachine) SetNetwork(context.Context, api.SetNetworkRequest) error { return nil }
+
 func (f *fakeMachine) Update(_ context.Context, r api.UpdateRequest) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -22,6 +22,7 @@ type Agent interface {
 	Kill(context.Context, api.KillRequest) error
 	Pause(context.Context, api.PauseRequest) error
 	Update(context.Context, api.UpdateRequest) error
+	SetNetwork(context.Context, api.SetNetworkRequest) error
 	Remove(context.Context, api.RemoveRequest) error
 	Wait(context.Context, api.WaitRequest) (api.WaitReply, error)
 	Attach(ctx context.Context, req api.AttachRequest, stdout, stderr io.Writer) (*agent.Process, error)
@@ -62,6 +63,9 @@ func (m *Manager) start(ctx context.Context, e *entry) error {
 	if err != nil {
 		return err
 	}
+	if err := m.goOnline(e, inst); err != nil {
+		return err
+	}
 	m.mu.Lock()
 	if isDone(e.run.done) {
 		e.run = newRun()
@@ -72,6 +76,9 @@ func (m *Manager) start(ctx context.Context, e *entry) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e.starting = false
+	if err != nil && e.early == nil {
+		m.goOffline(e)
+	}
 	if code := ExitCode(err); code != 0 {
 		m.ended(e, ending{exit: api.Exit{Code: code}, reason: err.Error(), final: true})
 		return err
@@ -297,6 +304,7 @@ func (m *Manager) forget(e *entry, volumes bool) {
 	delete(m.entries, e.id)
 	delete(m.names, e.info.Name)
 	m.cfg.Volumes.Release(e.id, volumes)
+	m.releaseNetworks(e.id)
 	m.cfg.Images.Unuse(e.id)
 	e.drop()
 	close(e.gone)

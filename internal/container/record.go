@@ -307,4 +307,5 @@ func (m *Manager) restore(i Info) {
 	}
 	m.entries[i.ID], m.names[i.Name] = e, i.ID
 	m.restoreVolumes(i)
+	m.restoreNetworks(i)
 }

@@ -11,44 +11,48 @@ import (
 	"time"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/network"
 )
 
 // Spec is what a caller asks for. It is part of a container's record.
 type Spec struct {
-	Name            string            `json:"name,omitempty"`
-	Machine         string            `json:"machine,omitempty"` // "" is DefaultMachine
-	Image           string            `json:"image"`
-	Entrypoint      []string          `json:"entrypoint"` // nil is not the same as empty
-	Args            []string          `json:"args,omitempty"`
-	Env             []string          `json:"env,omitempty"`
-	WorkingDir      string            `json:"working_dir,omitempty"`
-	User            string            `json:"user,omitempty"`
-	Groups          []string          `json:"groups,omitempty"`
-	Hostname        string            `json:"hostname,omitempty"`
-	ExtraHosts      []string          `json:"extra_hosts,omitempty"` // name:ip
-	TTY             bool              `json:"tty,omitempty"`
-	Stdin           bool              `json:"stdin,omitempty"`
-	Init            bool              `json:"init,omitempty"`
-	StopSignal      string            `json:"stop_signal,omitempty"`
-	StopTimeout     time.Duration     `json:"stop_timeout,omitempty"` // 0 is DefaultStopTimeout, negative is for ever
-	Labels          map[string]string `json:"labels,omitempty"`
-	AutoRemove      bool              `json:"auto_remove,omitempty"`
-	Restart         RestartPolicy     `json:"restart,omitzero"`
-	Health          *HealthCheck      `json:"health,omitempty"` // nil is the image's
-	Privileged      bool              `json:"privileged,omitempty"`
-	ReadOnly        bool              `json:"read_only,omitempty"`
-	NoNewPrivileges bool              `json:"no_new_privileges,omitempty"`
-	CapAdd          []string          `json:"cap_add,omitempty"`
-	CapDrop         []string          `json:"cap_drop,omitempty"`
-	Seccomp         string            `json:"seccomp,omitempty"` // "" is the default profile, Unconfined none, else a profile
-	OOMScoreAdj     int               `json:"oom_score_adj,omitempty"`
-	Ulimits         []Ulimit          `json:"ulimits,omitempty"`
-	Sysctls         map[string]string `json:"sysctls,omitempty"`
-	Tmpfs           []Tmpfs           `json:"tmpfs,omitempty"`
-	Mounts          []Mount           `json:"mounts,omitempty"`
-	ShmSize         int64             `json:"shm_size,omitempty"`
-	Resources       Resources         `json:"resources,omitzero"`
-	Log             LogLimits         `json:"log,omitzero"`
+	Name            string               `json:"name,omitempty"`
+	Machine         string               `json:"machine,omitempty"` // "" is DefaultMachine
+	Image           string               `json:"image"`
+	Entrypoint      []string             `json:"entrypoint"` // nil is not the same as empty
+	Args            []string             `json:"args,omitempty"`
+	Env             []string             `json:"env,omitempty"`
+	WorkingDir      string               `json:"working_dir,omitempty"`
+	User            string               `json:"user,omitempty"`
+	Groups          []string             `json:"groups,omitempty"`
+	Hostname        string               `json:"hostname,omitempty"`
+	Network         string               `json:"network,omitempty"`  // "" is Networks; none, machine, or container: and an id or name
+	Networks        []network.Attachment `json:"networks,omitempty"` // empty is the default one
+	Ports           []network.Publish    `json:"ports,omitempty"`
+	ExtraHosts      []string             `json:"extra_hosts,omitempty"` // name:ip
+	TTY             bool                 `json:"tty,omitempty"`
+	Stdin           bool                 `json:"stdin,omitempty"`
+	Init            bool                 `json:"init,omitempty"`
+	StopSignal      string               `json:"stop_signal,omitempty"`
+	StopTimeout     time.Duration        `json:"stop_timeout,omitempty"` // 0 is DefaultStopTimeout, negative is for ever
+	Labels          map[string]string    `json:"labels,omitempty"`
+	AutoRemove      bool                 `json:"auto_remove,omitempty"`
+	Restart         RestartPolicy        `json:"restart,omitzero"`
+	Health          *HealthCheck         `json:"health,omitempty"` // nil is the image's
+	Privileged      bool                 `json:"privileged,omitempty"`
+	ReadOnly        bool                 `json:"read_only,omitempty"`
+	NoNewPrivileges bool                 `json:"no_new_privileges,omitempty"`
+	CapAdd          []string             `json:"cap_add,omitempty"`
+	CapDrop         []string             `json:"cap_drop,omitempty"`
+	Seccomp         string               `json:"seccomp,omitempty"` // "" is the default profile, Unconfined none, else a profile
+	OOMScoreAdj     int                  `json:"oom_score_adj,omitempty"`
+	Ulimits         []Ulimit             `json:"ulimits,omitempty"`
+	Sysctls         map[string]string    `json:"sysctls,omitempty"`
+	Tmpfs           []Tmpfs              `json:"tmpfs,omitempty"`
+	Mounts          []Mount              `json:"mounts,omitempty"`
+	ShmSize         int64                `json:"shm_size,omitempty"`
+	Resources       Resources            `json:"resources,omitzero"`
+	Log             LogLimits            `json:"log,omitzero"`
 }
 
 // DefaultStopTimeout is how long a process may take from its stop signal to its end before it is killed.
@@ -76,7 +80,7 @@ func (s Spec) Validate() error {
 	if s.Image == "" {
 		return invalid("image", s.Image, "name the image to run")
 	}
-	for _, check := range []func(Spec) error{checkNames, checkProcess, checkLists, checkMounts, checkSecurity, checkLife} {
+	for _, check := range []func(Spec) error{checkNames, checkProcess, checkLists, checkMounts, checkSecurity, checkLife, checkNetwork} {
 		if err := check(s); err != nil {
 			return err
 		}

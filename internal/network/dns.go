@@ -367,6 +367,9 @@ func fromReverse(name string) (netip.Addr, bool) {
 	}
 	var b strings.Builder
 	for i := 31; i >= 0; i-- {
+		if len(p[i]) != 1 || p[i] == ":" || p[i] == "." || p[i] == "%" {
+			return netip.Addr{}, false
+		}
 		b.WriteString(p[i])
 		if i%4 == 0 && i > 0 {
 			b.WriteByte(':')

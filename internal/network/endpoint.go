@@ -130,23 +130,15 @@ func (m *Manager) Restore(o Owner, endpoints []Endpoint) {
 	}
 }
 
-// Release ends the place of a container that is removed. One that is not known does nothing.
+// Release ends the place of a container that is removed. One that is not known does nothing. A lease is stopped.
 func (m *Manager) Release(id string) {
 	m.mu.Lock()
-	o := m.owners[id]
-	var lease *Lease
-	if o != nil {
-		lease = o.lease
-	}
-	m.mu.Unlock()
-	if o == nil {
-		return
-	}
-	lease.Close()
-	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.giveBack(o)
-	delete(m.owners, id)
+	if o := m.owners[id]; o != nil {
+		o.lease.Stop()
+		m.giveBack(o)
+		delete(m.owners, id)
+	}
 }
 
 // Connect adds a container to a network. Where it runs, the network reaches it from now on.

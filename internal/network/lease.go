@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -26,6 +27,8 @@ type Lease struct {
 	flows  flows
 	wg     sync.WaitGroup // of published ports
 	bound  []Published
+
+	listeners []io.Closer // of published ports
 
 	mu     sync.Mutex
 	closed bool
@@ -141,9 +144,8 @@ func (l *Lease) rename(o Owner, endpoints []Endpoint) {
 	}
 }
 
-// Close makes the container unreachable: its connections are reset, its published ports closed. It returns when nothing of
-// them runs any more. A second call waits too.
-func (l *Lease) Close() {
+// Stop makes the container unreachable: its connections are reset, its published ports closed. It does not wait.
+func (l *Lease) Stop() {
 	if l == nil {
 		return
 	}
@@ -153,9 +155,20 @@ func (l *Lease) Close() {
 	l.places = nil
 	l.mu.Unlock()
 	l.cancel()
+	for _, c := range l.listeners {
+		c.Close()
+	}
 	for _, p := range places {
 		p.gw.seg.remove(p.member)
 	}
+}
+
+// Close is Stop, and returns when nothing of the lease runs any more. A second call waits too.
+func (l *Lease) Close() {
+	if l == nil {
+		return
+	}
+	l.Stop()
 	l.wg.Wait()
 	l.m.mu.Lock()
 	defer l.m.mu.Unlock()

@@ -72,22 +72,16 @@ func (l *Lease) open(p Publish) error {
 			return portError(p, err)
 		}
 		bound = pc.LocalAddr()
-		stop := context.AfterFunc(l.ctx, func() { pc.Close() })
-		l.wg.Go(func() {
-			defer stop()
-			l.relay(pc, p.ContainerPort)
-		})
+		l.listeners = append(l.listeners, pc)
+		l.wg.Go(func() { l.relay(pc, p.ContainerPort) })
 	} else {
 		ln, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
 		if err != nil {
 			return portError(p, err)
 		}
 		bound = ln.Addr()
-		stop := context.AfterFunc(l.ctx, func() { ln.Close() })
-		l.wg.Go(func() {
-			defer stop()
-			l.accept(ln, p.ContainerPort)
-		})
+		l.listeners = append(l.listeners, ln)
+		l.wg.Go(func() { l.accept(ln, p.ContainerPort) })
 	}
 	if a, err := netip.ParseAddrPort(bound.String()); err == nil {
 		p.HostPort = a.Port()

@@ -15,8 +15,12 @@ const (
 	agentPort = "arcbox.agent" // the virtio-serial port on which the guest's agent listens
 	agentDev  = "agent"        // its device id, which events name
 	scsiBus   = "scsi.0"
-	diskNode  = "disk-" // before a disk's ID: its block node and its device
+	nicMAC    = "02:61:72:63:62:78" // of every machine's interface: no frame is sent under it
+	diskNode  = "disk-"             // before a disk's ID: its block node and its device
 )
+
+// nicMTU is the largest packet of the network interface in bytes.
+const nicMTU = 65000
 
 // command is everything a QEMU command line depends on. args turns it into text and looks at nothing else.
 type command struct {
@@ -26,6 +30,7 @@ type command struct {
 
 	qmpFD, consoleFD, agentFD int // sockets that QEMU inherits
 
+	nicFD    int    // the socket of the network interface; 0 for none
 	memoryFD int    // the machine's own memory; 0 for none
 	vsockFD  int    // /dev/vhost-vsock with its context ID set; 0 for none
 	vsockCID uint32 // that context ID
@@ -147,6 +152,12 @@ func (c command) devices() []string {
 	}
 	if c.spec.ReturnMemory {
 		a = append(a, "-device", "virtio-balloon-pci,free-page-reporting=on")
+	}
+	if c.nicFD != 0 {
+		// The interface of a container has an address of its own, and a large frame costs as little as a small one. A guest
+		// that boots from it is not wanted, so it has no option ROM.
+		a = append(a, "-netdev", fmt.Sprintf("stream,id=net,server=off,addr.type=fd,addr.str=%d", c.nicFD),
+			"-device", "virtio-net-pci,netdev=net,id=nic,romfile=,mac="+nicMAC+",host_mtu="+strconv.Itoa(nicMTU))
 	}
 	if c.vsockFD != 0 {
 		a = append(a, "-device", fmt.Sprintf("vhost-vsock-pci,guest-cid=%d,vhostfd=%d", c.vsockCID, c.vsockFD))

@@ -26,7 +26,7 @@ func TestCommandLines(t *testing.T) {
 		"amd64-kvm-everything": func(c *command) {
 			c.accel, c.spec.CPUs, c.spec.Memory, c.spec.Name = vm.AcceleratorKVM, 4, 3<<30, "my.vm_1"
 			c.spec.Cmdline = "loglevel=7 arcbox.x=1"
-			c.vsockFD, c.vsockCID = 6, 1073741824
+			c.nicFD, c.vsockFD, c.vsockCID = 7, 6, 1073741824
 			c.spec.Disks = []vm.Disk{{ID: "root", Path: "/d/a,b=\"c\".img", ReadOnly: true, Slot: 1}, {ID: "data-1", Path: "/d/data", Slot: 2}}
 		},
 		"amd64-memory-file": func(c *command) { c.accel, c.spec.MemoryFile = vm.AcceleratorTCG, "/t/mem,ory" },
@@ -42,6 +42,7 @@ func TestCommandLines(t *testing.T) {
 			c.accel, c.memoryFD, c.spec.ReturnMemory = vm.AcceleratorTCG, 6, true
 			c.spec.MemoryFile, c.spec.State = "/t/memory", "/t/state"
 		},
+		"amd64-nic":          func(c *command) { c.accel, c.nicFD = vm.AcceleratorTCG, 6 },
 		"amd64-no-initramfs": func(c *command) { c.accel, c.spec.Initramfs = vm.AcceleratorTCG, "" },
 		"arm64-tcg":          func(c *command) { arm(c); c.accel = vm.AcceleratorTCG },
 		"arm64-kvm":          func(c *command) { arm(c); c.accel = vm.AcceleratorKVM },

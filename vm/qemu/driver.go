@@ -58,7 +58,7 @@ func (d *Driver) Name() string { return "qemu" }
 func (d *Driver) Capabilities() vm.Capabilities {
 	return vm.Capabilities{
 		Console: true, Pause: true, AttachReadOnly: true, AttachWritable: true, Detach: true,
-		Snapshot: true, Fork: true, SharedState: true, ForeignArch: true,
+		Snapshot: true, Fork: true, SharedState: true, ForeignArch: true, NIC: true,
 	}
 }
 
@@ -205,10 +205,11 @@ func resolve(what, path string) (string, error) {
 // sockets are the ends of a machine's socket pairs that this process keeps, and the files that QEMU gets.
 type sockets struct {
 	qmp, console, agent net.Conn
+	nic                 net.Conn // nil where there is none
 	theirs              []*os.File
 }
 
-func newSockets() (s *sockets, err error) {
+func newSockets(nic bool) (s *sockets, err error) {
 	s = &sockets{}
 	defer func() {
 		if err != nil {
@@ -224,11 +225,18 @@ func newSockets() (s *sockets, err error) {
 		*c = ours
 		s.theirs = append(s.theirs, theirs)
 	}
+	if nic {
+		ours, theirs, err := pair()
+		if err != nil {
+			return nil, err
+		}
+		s.nic, s.theirs = ours, append(s.theirs, theirs)
+	}
 	return s, nil
 }
 
 func (s *sockets) closeOurs() {
-	for _, c := range []net.Conn{s.qmp, s.console, s.agent} {
+	for _, c := range []net.Conn{s.qmp, s.console, s.agent, s.nic} {
 		if c != nil {
 			c.Close()
 		}
@@ -243,12 +251,15 @@ func (s *sockets) closeTheirs() {
 
 // start starts QEMU and returns when it takes commands. Where it returns an error, nothing is left.
 func start(ctx context.Context, log *slog.Logger, path string, c command) (_ *Instance, err error) {
-	s, err := newSockets()
+	s, err := newSockets(c.spec.NIC)
 	if err != nil {
 		return nil, err
 	}
 	defer s.closeTheirs()
 	c.qmpFD, c.consoleFD, c.agentFD = firstFD, firstFD+1, firstFD+2
+	if s.nic != nil {
+		c.nicFD = firstFD + 3
+	}
 	if c.spec.Transport == vm.TransportVsock {
 		f, cid, err := reserveCID()
 		if err != nil {

@@ -69,6 +69,7 @@ var (
 	_ vm.ConsoleTailer = (*Instance)(nil)
 	_ vm.Snapshotter   = (*Instance)(nil)
 	_ vm.Forker        = (*Instance)(nil)
+	_ vm.Networked     = (*Instance)(nil)
 )
 
 // newInstance makes the instance of a process that was started, and the goroutines that own it.
@@ -331,6 +332,9 @@ func (i *Instance) qmpEnded() bool {
 		return false
 	}
 }
+
+// NIC returns the host's end of the network interface. See vm.Networked.
+func (i *Instance) NIC() net.Conn { return i.socks.nic }
 
 // Pause stops the guest's processors. See vm.Pauser.
 func (i *Instance) Pause(ctx context.Context) error { return i.execute(ctx, "stop", nil, nil) }

@@ -43,7 +43,11 @@ func (d *Driver) Shape(spec vm.Spec) (string, error) {
 	if accel != vm.AcceleratorTCG {
 		return "", fmt.Errorf("save a machine that runs with %s: %w: this is proved for software emulation only", accel, errs.ErrUnsupported)
 	}
-	parts := append(command{spec: spec, accel: accel}.args(), path, bin.ModTime().UTC().String(), strconv.FormatInt(bin.Size(), 10))
+	c := command{spec: spec, accel: accel}
+	if spec.NIC {
+		c.nicFD = firstFD + 3
+	}
+	parts := append(c.args(), path, bin.ModTime().UTC().String(), strconv.FormatInt(bin.Size(), 10))
 	return strings.Join(parts, "\x00"), nil
 }
 

@@ -147,6 +147,8 @@ func (h host) can(spec vm.Spec) error {
 		return fmt.Errorf("accelerator %.40q: %w by the driver vz: leave it empty", spec.Accelerator, errs.ErrUnsupported)
 	case spec.Transport != vm.TransportAuto && spec.Transport != vm.TransportVsock:
 		return fmt.Errorf("transport %.40q: %w by the driver vz: leave it empty", spec.Transport, errs.ErrUnsupported)
+	case spec.NIC:
+		return fmt.Errorf("a network interface: %w by the driver vz", errs.ErrUnsupported)
 	case spec.CPUs < h.minCPUs || spec.CPUs > h.maxCPUs:
 		return fmt.Errorf("%d CPUs: %w: this Mac's machines have %d to %d", spec.CPUs, errs.ErrUnsupported, h.minCPUs, h.maxCPUs)
 	case spec.Memory < h.minMemory || spec.Memory > h.maxMemory:

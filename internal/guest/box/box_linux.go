@@ -24,6 +24,7 @@ type Box struct {
 	shares shares
 	hide   hidden
 	oom    oomWatch
+	nets   networks
 	ready  chan struct{} // closed by Ready
 	err    error         // of Ready
 }
@@ -64,6 +65,9 @@ func (b *Box) prepare() error {
 	if err := guardDevices(cgroupParent); err != nil {
 		return err
 	}
+	if err := b.nets.prepare(); err != nil {
+		return err
+	}
 	b.hide = findHidden()
 	return b.oom.open()
 }
@@ -81,6 +85,7 @@ func (b *Box) Close() error {
 	err := b.data.close()
 	b.layers.close()
 	b.host.close()
+	b.nets.close()
 	return err
 }
 
@@ -164,8 +169,16 @@ func (b *Box) Create(ctx context.Context, req api.CreateRequest) (_ engine.Sandb
 	}
 	u = append(u, sb.ends.closeAgent)
 	defer sb.ends.closeChild()
+	if err := b.shareNetwork(st, files, req.Network); err != nil {
+		return nil, err
+	}
 	if err := sb.fork(st, files); err != nil {
 		return nil, err
+	}
+	sb.id = req.ID
+	b.nets.register(req.ID, sb)
+	if req.Network.Mode == api.NetworkOwn {
+		sb.net = newNetwork(&b.nets, sb.child, req.Network.Interfaces)
 	}
 	return sb, nil
 }
@@ -197,8 +210,8 @@ func prepare(st *stage, files *descriptors, s scratch, req api.CreateRequest) (e
 	}
 	for _, f := range []struct{ path, text string }{
 		{"/etc/hostname", st.hostname + "\n"},
-		{"/etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t" + st.hostname + "\n" + hostLines(req.ExtraHosts)},
-		{"/etc/resolv.conf", ""},
+		{"/etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" + ownHosts(req.Network, st.hostname) + hostLines(req.ExtraHosts)},
+		{"/etc/resolv.conf", resolvConf(req.Network.Nameservers)},
 	} {
 		fd, err := files.add(newFile(s, f.path, f.text))
 		if err != nil {

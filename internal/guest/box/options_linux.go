@@ -20,7 +20,7 @@ const defaultShm = 64 << 20
 // newStage returns what a request says of a container's surroundings. Its files and its process are set later.
 func newStage(req api.CreateRequest, hide hidden) *stage {
 	s := &stage{
-		exe: -1, hostname: hostname(req), hide: hide, readOnly: req.ReadOnly, privileged: req.Privileged,
+		exe: -1, netns: -1, hostname: hostname(req), hide: hide, readOnly: req.ReadOnly, privileged: req.Privileged,
 		shmSize: req.ShmSize, tmpfs: req.Tmpfs, sysctls: req.Sysctls,
 	}
 	if s.shmSize == 0 {

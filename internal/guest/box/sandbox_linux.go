@@ -26,6 +26,8 @@ const codeStage = 128
 // command, and report, to which it writes which of its steps failed. Its end of report closes when it executes, or ends.
 type sandbox struct {
 	box     *Box
+	id      string
+	net     *network // nil where it has none of its own
 	scratch scratch
 	tree    *tree
 	cgroup  cgroup
@@ -71,8 +73,8 @@ func (s *sandbox) fork(st *stage, files *descriptors) error {
 	if err == nil {
 		s.child, err = s.box.reaper.Start(func() (int, error) {
 			return s.program.Fork(proc.ForkSpec{
-				Flags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC |
-					unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP,
+				Flags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWCGROUP |
+					st.networkFlag(),
 				Cgroup: cg,
 				Report: reportW,
 			})
@@ -96,6 +98,10 @@ func (s *sandbox) Start(ctx context.Context) (int, error) {
 	stop := context.AfterFunc(ctx, func() { s.cgroup.kill() })
 	defer stop()
 	defer s.report.Close()
+	if err := s.net.wait(); err != nil {
+		_ = s.cgroup.kill()
+		return 0, fmt.Errorf("prepare the container's network: %w", err)
+	}
 	_, startErr := s.start.Write([]byte{0})
 	s.start.Close()
 	if startErr != nil {
@@ -144,6 +150,7 @@ func signal(child *proc.Child, sig int) error {
 // Wait returns when the process has ended.
 func (s *sandbox) Wait() api.Exit {
 	<-s.child.Done()
+	go s.net.close() // Remove waits for it
 	status := s.child.Status()
 	s.oom.check()
 	s.mu.Lock() // a start under way ends first: it knows why the process has ended
@@ -164,6 +171,8 @@ func (s *sandbox) Remove(d engine.Data) error {
 		return err
 	}
 	<-s.child.Done()
+	s.box.nets.forget(s.id, s)
+	s.net.close()
 	s.start.Close()
 	s.report.Close()
 	s.joining.Lock()

@@ -23,6 +23,8 @@ type stage struct {
 	dev, pts int    // mounts of /dev and /dev/pts
 	start    int    // pipe: see sandbox
 	files    []file // mounted over files of the container
+	shareNet bool   // the network is not the container's own
+	netns    int    // the network namespace to join, else -1
 	exe      int    // the agent's executable where it is the container's init, else -1
 
 	hostname   string
@@ -63,6 +65,9 @@ func (s *stage) program() *proc.Program {
 	}
 	if s.exe >= 0 {
 		keep = append(keep, s.exe)
+	}
+	if s.netns >= 0 {
+		p.Call("join the network", unix.SYS_SETNS, uintptr(s.netns), unix.CLONE_NEWNET)
 	}
 	s.isolate(p, keep)
 	s.enter(p)
@@ -112,9 +117,10 @@ func (s *stage) mounts(p *proc.Program) {
 		p.Call("mount "+path, unix.SYS_MOUNT, k, at, k, flags, d)
 	}
 	mount("proc", mkdir("/proc"), "/proc", noAccess, "")
-	// As in other container engines, any user may listen on any port and ping.
-	sysctl(p, "/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
-	sysctl(p, "/proc/sys/net/ipv4/ping_group_range", "0 2147483647")
+	if !s.shareNet { // As in other container engines, any user may listen on any port and ping.
+		sysctl(p, "/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
+		sysctl(p, "/proc/sys/net/ipv4/ping_group_range", "0 2147483647")
+	}
 	s.setSysctls(p)
 	var ro uintptr = unix.MS_RDONLY
 	if s.privileged {
@@ -179,6 +185,9 @@ func (s *stage) mask(p *proc.Program) {
 // identity sets the host name and brings up the network.
 func (s *stage) identity(p *proc.Program) {
 	p.Call("set host name", unix.SYS_SETHOSTNAME, p.Str(s.hostname), uintptr(len(s.hostname)))
+	if s.shareNet {
+		return
+	}
 	sock := p.Call("open socket", unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0).Save()
 	ifreq := make([]byte, 40) // struct ifreq: name, then flags
 	copy(ifreq, "lo")

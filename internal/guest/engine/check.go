@@ -57,7 +57,7 @@ func CheckCreate(req api.CreateRequest) error {
 	if h := req.Hostname; len(h) > 64 || strings.ContainsAny(h, "\x00\n\t /") {
 		return fmt.Errorf("create %s: host name %.80q: %w", req.ID, h, errs.ErrInvalid)
 	}
-	for _, err := range []error{checkProcess(req.Process), CheckResources(req.Resources), checkOptions(req)} {
+	for _, err := range []error{checkProcess(req.Process), CheckResources(req.Resources), checkOptions(req), checkNetwork(req.Network)} {
 		if err != nil {
 			return fmt.Errorf("create %s: %w", req.ID, err)
 		}

@@ -43,6 +43,7 @@ func (e *Engine) Register(m *api.Mux) {
 	api.Handle(m, api.Kill, e.kill)
 	api.Handle(m, api.Remove, e.remove)
 	api.Handle(m, api.Pause, e.pause)
+	api.Handle(m, api.SetNetwork, e.setNetwork)
 	api.Handle(m, api.Update, e.update)
 	api.Handle(m, api.ExecInspect, e.execInspect)
 	api.Handle(m, api.Stats, e.stats)
