@@ -113,7 +113,7 @@ const (
 	TemplateOff  TemplateMode = "off" // every machine boots
 )
 
-// NetworkConfig configures networks. It has no fields yet: a container has a loopback interface and no other.
+// NetworkConfig configures networks. It has no fields yet: see NetworkSpec.
 type NetworkConfig struct{}
 
 // LifecycleConfig says when the machine stops.

@@ -61,7 +61,10 @@ type ContainerInfo struct {
 	Stdin      bool
 	AutoRemove bool
 
-	Mounts []MountPoint  // what is mounted into it, Tmpfs aside
+	Mounts   []MountPoint  // what is mounted into it, Tmpfs aside
+	Networks []Endpoint    // its places in networks; none for one whose network is not its own
+	Ports    []PortMapping // that are published, while it runs, one by one
+
 	Check  *HealthCheck  // of the image and the spec, with the defaults; nil is none
 	Health *HealthInfo   // of the last run, in this program; nil where there are no checks
 	Spec   ContainerSpec // what it was made from, with what RenameContainer and UpdateContainer changed
@@ -101,6 +104,12 @@ func containerInfo(i container.Info) ContainerInfo {
 	}
 	for _, p := range i.Mounts {
 		out.Mounts = append(out.Mounts, mountPoint(p))
+	}
+	for _, e := range i.Endpoints {
+		out.Networks = append(out.Networks, endpoint(e))
+	}
+	for _, p := range i.Ports {
+		out.Ports = append(out.Ports, portMapping(p))
 	}
 	if h := i.Health; h != nil {
 		out.Health = &HealthInfo{Status: HealthStatus(h.Status), FailingStreak: h.FailingStreak}
@@ -152,6 +161,13 @@ func refOf(spec ContainerSpec) string {
 
 func (r *Runtime) create(ctx context.Context, spec ContainerSpec, opts CreateOptions) (container.Info, error) {
 	s := spec.compile()
+	for _, p := range spec.Ports {
+		ports, err := p.expand()
+		if err != nil {
+			return container.Info{}, err
+		}
+		s.Ports = append(s.Ports, ports...)
+	}
 	if err := s.Validate(); err != nil {
 		return container.Info{}, err
 	}

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/arcboxlabs/arcbox-go/internal/container"
+	"github.com/arcboxlabs/arcbox-go/internal/network"
 )
 
 // ContainerSpec describes a container to make. Only Image is required. A value that cannot work is ErrInvalid, with the
@@ -15,18 +16,20 @@ type ContainerSpec struct {
 	Name  string // unique; letters, digits, '_', '.', '-'; "" is the first 12 characters of the id
 	Image string // reference or id of the image
 
-	Entrypoint []string // in place of the image's entrypoint, and its command is dropped then; nil is the image's
-	Args       []string // in place of the image's command; empty is the image's
-	Env        []string // KEY=value over the image's; KEY alone removes what the image sets
-	WorkingDir string   // absolute; made where it does not exist; "" is the image's, or /
-	User       string   // user[:group], names of the image's own files or numbers; "" is the image's, or root
-	Groups     []string // more groups of the process, names or numbers; empty is those of the user
-	Hostname   string   // "" is the first 12 characters of the id
-	Network    string   // "" is Networks
-	ExtraHosts []string // lines of /etc/hosts as "name:ip"
-	TTY        bool     // give the process a terminal; its stderr is then part of its stdout
-	Stdin      bool     // give the process a stdin that can be written; false is /dev/null
-	Init       bool     // run a PID 1 of arcbox that reaps orphans and hands signals on to the process
+	Entrypoint []string            // in place of the image's entrypoint, and its command is dropped then; nil is the image's
+	Args       []string            // in place of the image's command; empty is the image's
+	Env        []string            // KEY=value over the image's; KEY alone removes what the image sets
+	WorkingDir string              // absolute; made where it does not exist; "" is the image's, or /
+	User       string              // user[:group], names of the image's own files or numbers; "" is the image's, or root
+	Groups     []string            // more groups of the process, names or numbers; empty is those of the user
+	Hostname   string              // "" is the first 12 characters of the id
+	Networks   []NetworkAttachment // empty is DefaultNetwork. The way to the outside is that of the first one that is not internal
+	Network    string              // in place of Networks: NetworkNone, NetworkMachine, or "container:" and an id or name, whose network is shared
+	Ports      []PortMapping       // published on the host
+	ExtraHosts []string            // lines of /etc/hosts as "name:ip"
+	TTY        bool                // give the process a terminal; its stderr is then part of its stdout
+	Stdin      bool                // give the process a stdin that can be written; false is /dev/null
+	Init       bool                // run a PID 1 of arcbox that reaps orphans and hands signals on to the process
 
 	StopSignal  string        // that asks the process to end, as "TERM"; "" is the image's, or TERM
 	StopTimeout time.Duration // from StopSignal to KILL in StopContainer; 0 is 10 seconds, negative is for ever
@@ -133,6 +136,9 @@ func (s ContainerSpec) compile() container.Spec {
 		CapAdd: s.CapAdd, CapDrop: s.CapDrop, Seccomp: s.Seccomp, OOMScoreAdj: s.OOMScoreAdj, Sysctls: s.Sysctls,
 		ShmSize: s.ShmSize, Resources: container.Resources(s.Resources), Log: container.LogLimits(s.Log),
 	}
+	for _, n := range s.Networks {
+		out.Networks = append(out.Networks, network.Attachment(n))
+	}
 	for _, u := range s.Ulimits {
 		out.Ulimits = append(out.Ulimits, container.Ulimit(u))
 	}
@@ -159,6 +165,12 @@ func containerSpec(s container.Spec) ContainerSpec {
 		Privileged: s.Privileged, ReadOnly: s.ReadOnly, NoNewPrivileges: s.NoNewPrivileges,
 		CapAdd: s.CapAdd, CapDrop: s.CapDrop, Seccomp: s.Seccomp, OOMScoreAdj: s.OOMScoreAdj, Sysctls: s.Sysctls,
 		ShmSize: s.ShmSize, Resources: Resources(s.Resources), Log: LogLimits(s.Log),
+	}
+	for _, n := range s.Networks {
+		out.Networks = append(out.Networks, NetworkAttachment(n))
+	}
+	for _, p := range s.Ports {
+		out.Ports = append(out.Ports, portMapping(network.Published(p)))
 	}
 	for _, u := range s.Ulimits {
 		out.Ulimits = append(out.Ulimits, Ulimit(u))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"regexp"
 	"strconv"
 	"strings"
@@ -19,12 +20,23 @@ import (
 // no host, or localhost, is the container itself. No port has to be published. The connection has a CloseWrite. ctx bounds
 // the connecting only.
 //
+// Without a host, or with the host of an address that the container has in a network, the connection is that of a neighbour
+// in the network, which is fast. What is listened to at the loopback address only is found without a host too. A connection
+// ends with the container.
+//
 // A container that does not run is ErrConflict, an address that is none ErrInvalid, and nobody who listens ErrUnavailable.
 func (r *Runtime) Dial(ctx context.Context, ref, network, address string) (net.Conn, error) {
 	return call(ctx, r, "Dial", ref, func(ctx context.Context) (net.Conn, error) {
 		host, port, err := net.SplitHostPort(address)
 		if err != nil {
 			return nil, fmt.Errorf("%w address: %w", ErrInvalid, err)
+		}
+		at, err := netip.ParseAddr(host)
+		if host == "" || err == nil {
+			c, known, derr := r.containers.DialNetwork(ctx, ref, network, at, port)
+			if known && (derr == nil || host != "") {
+				return c, derr
+			}
 		}
 		if host == "" || host == "localhost" {
 			host = "127.0.0.1"

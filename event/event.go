@@ -44,6 +44,12 @@ const (
 	ImageRemoved   Kind = "image.removed"
 )
 
+// The kinds for networks. ID is the network's and Name its name.
+const (
+	NetworkCreated Kind = "network.created"
+	NetworkRemoved Kind = "network.removed"
+)
+
 // The kinds for volumes. Name is the volume's name.
 const (
 	VolumeCreated Kind = "volume.created"

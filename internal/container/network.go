@@ -360,7 +360,7 @@ func (m *Manager) DialNetwork(ctx context.Context, ref, network string, host net
 	lease := e.lease
 	m.mu.Unlock()
 	n, perr := strconv.ParseUint(port, 10, 16)
-	if lease == nil || perr != nil || n == 0 || host.IsValid() && !lease.Has(host) {
+	if lease == nil || !strings.HasPrefix(network, "tcp") || perr != nil || n == 0 || host.IsValid() && !lease.Has(host) {
 		return nil, false, nil
 	}
 	c, err = lease.Dial(ctx, network, host, uint16(n))

@@ -226,7 +226,7 @@ func TestCloseDuringTraffic(t *testing.T) {
 	require.ErrorIs(t, m.closeErr(), errs.ErrClosed)
 }
 
-func (m *Manager) closeErr() error { _, err := m.List(); return err }
+func (m *Manager) closeErr() error { _, err := m.List(Filter{}); return err }
 
 func TestBadInput(t *testing.T) {
 	m := newManager(t, Config{})
@@ -325,6 +325,8 @@ func TestRecordsAreReadAgain(t *testing.T) {
 	require.NoError(t, err)
 	want := made
 	want.Spec.Dial, got.Spec.Dial = nil, nil
+	require.True(t, want.Created.Equal(got.Created))
+	got.Created = want.Created
 	require.Equal(t, want, got)
 	m.Restore(Owner{id, "c"}, eps)
 	require.Equal(t, eps, m.Endpoints(id))

@@ -288,7 +288,7 @@ func (m *Manager) find(ref string) (*network, error) {
 
 // info is what there is of a network. m.mu is held.
 func (m *Manager) info(n *network) Info {
-	i := Info{ID: n.id, VLAN: n.vlan, Created: n.created.Format(time.RFC3339Nano), Spec: n.spec.clone()}
+	i := Info{ID: n.id, VLAN: n.vlan, Created: n.created, Spec: n.spec.clone()}
 	for _, o := range m.owners {
 		for _, e := range o.endpoints {
 			if e.NetworkID == n.id {
@@ -310,8 +310,8 @@ func (m *Manager) Inspect(ref string) (Info, error) {
 	return m.info(n), nil
 }
 
-// List returns all networks, the oldest first.
-func (m *Manager) List() ([]Info, error) {
+// List returns networks, the oldest first.
+func (m *Manager) List(f Filter) ([]Info, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
@@ -319,7 +319,9 @@ func (m *Manager) List() ([]Info, error) {
 	}
 	var all []*network
 	for _, n := range m.networks {
-		all = append(all, n)
+		if f.fits(n.spec) {
+			all = append(all, n)
+		}
 	}
 	slices.SortFunc(all, func(a, b *network) int { return cmp.Or(a.created.Compare(b.created), cmp.Compare(a.id, b.id)) })
 	out := make([]Info, len(all))
@@ -372,7 +374,7 @@ func (m *Manager) removable(n *network) error {
 
 // Prune removes the networks without containers and listeners but for the default one, and returns them.
 func (m *Manager) Prune() ([]Info, error) {
-	all, err := m.List()
+	all, err := m.List(Filter{})
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 )
@@ -192,10 +193,26 @@ func (s Spec) clone() Spec {
 type Info struct {
 	ID      string
 	VLAN    uint16
-	Created string // RFC 3339
+	Created time.Time
 	Members []Endpoint
 	Owners  []Owner // of Members, in the same order
 	Spec    Spec    // with the subnets that it has
+}
+
+// Filter says which networks List returns: those that fit all fields that are set.
+type Filter struct {
+	Labels []string // all of these: key, or key=value
+	Name   string   // part of the name
+}
+
+func (f Filter) fits(s Spec) bool {
+	for _, l := range f.Labels {
+		k, want, exact := strings.Cut(l, "=")
+		if v, ok := s.Labels[k]; !ok || exact && v != want {
+			return false
+		}
+	}
+	return strings.Contains(s.Name, f.Name)
 }
 
 // normal is how names are compared.
