@@ -16,8 +16,8 @@ import (
 	"github.com/arcboxlabs/arcbox-go/event"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/image"
-	"github.com/arcboxlabs/arcbox-go/internal/share"
 	"github.com/arcboxlabs/arcbox-go/internal/network"
+	"github.com/arcboxlabs/arcbox-go/internal/share"
 	"github.com/arcboxlabs/arcbox-go/internal/volume"
 )
 
