@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/ext4"
 	"github.com/arcboxlabs/arcbox-go/internal/image/imagetest"
 	"github.com/stretchr/testify/require"
@@ -62,6 +63,45 @@ func TestLayerIsWhatGNUTarExtracts(t *testing.T) {
 			requireSame(t, want, describeLayer(t, path), exact)
 		})
 	}
+}
+
+var huge = flag.Bool("huge", false, "also convert a layer of 17 GiB, which takes a minute or two")
+
+// TestLayerAbove16GiB has a sparse file that is larger than what one layer may hold by default.
+func TestLayerAbove16GiB(t *testing.T) {
+	dir := t.TempDir()
+	f, err := os.Create(filepath.Join(dir, "a"))
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte("the end"), 17<<30)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "b"), []byte("behind it"), 0o600))
+	tarball, err := exec.Command("tar", "--format=posix", "--sparse", "-C", dir, "-cf", "-", "a", "b").Output()
+	require.NoError(t, err)
+	_, err = convertTar(t, tarball, Limits{})
+	require.ErrorIs(t, err, errs.ErrInvalid)
+	require.ErrorContains(t, err, "raise the limit")
+	if !*huge {
+		return
+	}
+	path, err := convertTar(t, tarball, Limits{LayerSize: 20 << 30})
+	require.NoError(t, err)
+	requireClean(t, path)
+	walkExt4(t, path, func(name string, v *ext4.Volume, n *ext4.Inode) {
+		if name == "a" {
+			require.Equal(t, int64(17<<30+7), n.Size)
+		}
+		if n.Type() == ext4.TypeFile {
+			r, err := v.File(n)
+			require.NoError(t, err)
+			tail := make([]byte, 7)
+			_, err = io.CopyN(io.Discard, r, n.Size-7)
+			require.NoError(t, err)
+			_, err = io.ReadFull(r, tail)
+			require.NoError(t, err)
+			require.Equal(t, map[string]string{"a": "the end", "b": "hind it"}[name], string(tail))
+		}
+	})
 }
 
 // compare converts an archive and has GNU tar extract it.
