@@ -155,18 +155,21 @@ func killVictim(t *testing.T, p *promises, args []string, at string, after time.
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	lines := bufio.NewScanner(out)
-	for lines.Scan() {
-		require.NotContains(t, lines.Text(), "error")
-		p.hear(lines.Text())
-		if lines.Text() == "doing "+at {
+	lines := bufio.NewReader(out)
+	for {
+		line, err := lines.ReadString('\n')
+		require.NoError(t, err)
+		line = strings.TrimSuffix(line, "\n")
+		require.NotContains(t, line, "error")
+		p.hear(line)
+		if line == "doing "+at {
 			break
 		}
 	}
 	<-time.After(after)
 	children := pidfds(t, cmd.Process.Pid)
 	require.NoError(t, cmd.Process.Kill())
-	rest, err := io.ReadAll(out) // what it has said before it died
+	rest, err := io.ReadAll(lines) // what it has said before it died
 	require.NoError(t, err)
 	for line := range bytes.Lines(rest) {
 		if whole, ok := bytes.CutSuffix(line, []byte("\n")); ok {

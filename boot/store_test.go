@@ -1,8 +1,10 @@
 package boot
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -217,4 +219,30 @@ func TestUnusedEntriesAreRemovedAfterAMonth(t *testing.T) {
 	_, err = s.obtain(t.Context(), kindAgent, "old", filler(&calls, "old"))
 	require.NoError(t, err)
 	require.EqualValues(t, 5, calls.Load())
+}
+
+func TestTemplatesAreBoundedInSize(t *testing.T) {
+	s := testStore(t)
+	now := time.Now()
+	for i, age := range []time.Duration{30 * time.Minute, 3 * time.Hour, 2 * time.Hour, 4 * time.Hour} {
+		dir := filepath.Join(s.dir, kindTemplate, fmt.Sprint("t", i))
+		require.NoError(t, os.Mkdir(dir, 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "memory"), bytes.Repeat([]byte("x"), 1<<20), 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, recordName), []byte("{}"), 0o600))
+		require.NoError(t, os.Chtimes(filepath.Join(dir, recordName), now.Add(-age), now.Add(-age)))
+	}
+	left := func() (names []string) {
+		entries, err := os.ReadDir(filepath.Join(s.dir, kindTemplate))
+		require.NoError(t, err)
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		return names
+	}
+	s.pruneTemplates(now, 5<<20)
+	require.Len(t, left(), 4)
+	s.pruneTemplates(now, 5<<19)
+	require.Equal(t, []string{"t0", "t2"}, left())
+	s.pruneTemplates(now, 0)
+	require.Equal(t, []string{"t0"}, left(), "one that was used just now stays")
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 )
 
 const kindTemplate = "templates"
@@ -22,18 +23,26 @@ func (k TemplateKey) String() string { return digest("template 1", k.Assets, k.S
 // directory that it is given, as files there; of several processes that want it at once one builds and the others wait.
 // The files must not be changed by anybody from then on. Of cfg only Dir, Arch and Logger count.
 //
-// A template that nobody used for a month is removed when another one is made. The errors are those of build and of the
+// A template that nobody used for a month is removed when another one is made, and so are the oldest ones of those that
+// take more than 4 GiB together. The errors are those of build and of the
 // file system.
 func Template(ctx context.Context, cfg Config, key TemplateKey, build func(ctx context.Context, dir string) error) (string, error) {
 	r, err := newResolver(cfg)
 	if err != nil {
 		return "", err
 	}
+	built := false
 	e, err := r.store.obtain(ctx, kindTemplate, key.String(), func(ctx context.Context, dir string) (any, error) {
+		built = true
 		return key, build(ctx, dir)
 	})
 	if err != nil {
 		return "", fmt.Errorf("template of a machine: %w", err)
+	}
+	if built {
+		now := time.Now()
+		r.store.prune(now)
+		r.store.pruneTemplates(now, maxTemplates)
 	}
 	return e.dir, nil
 }

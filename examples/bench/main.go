@@ -6,6 +6,12 @@
 //	clone_boot_ms       the same with a template that is there
 //	container_start_ms  RunContainer of true in a running machine, from the call to the exit
 //	first_run_ms        a new process, image in the store: from its start to the container's first output, VM included (a clone)
+//	snapshot_ms         SnapshotMachine of a machine with a container that runs
+//	fork_ms             a machine made from a snapshot and started: CreateMachine to its agent's answer, the container running
+//	parallel_clones_20_ms   20 machines of a template started at once, until the last one's agent has answered
+//	clone_private_mb    memory of one of those that it shares with nobody
+//	idle_cpu_percent    of one processor, of a machine without containers, in 5 s
+//	idle_rss_mb         memory of its process, what it shares included
 //	exec_ms             Exec of true in a running container, from the call to the exit
 //	attach_throughput_mb_s  64 MiB of a process's output to an attached writer, its container's start included
 //	parallel_start_16_ms    16 RunContainer of true at once, until the last exit
@@ -41,7 +47,7 @@ func main() {
 	first := flag.String("first-run", "", "run one container from this data directory and end (used by the benchmark itself)")
 	pull := flag.String("pull", "", "pull this image and end (used by the benchmark itself)")
 	into := flag.String("into", "", "data directory for -pull")
-	only := flag.String("only", "", "measure only this: boots, containers, execs, first-runs, layers, pulls, shares, docker or lists")
+	only := flag.String("only", "", "measure only this: boots, containers, execs, first-runs, forks, clones, layers, pulls, shares, docker or lists")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -71,7 +77,8 @@ func bench(ctx context.Context, rounds int, docker bool, only string) error {
 		name string
 		do   func() error
 	}{
-		{"boots", b.boots}, {"containers", b.containers}, {"execs", b.execs}, {"first-runs", b.firstRuns}, {"layers", b.layers},
+		{"boots", b.boots}, {"containers", b.containers}, {"execs", b.execs}, {"first-runs", b.firstRuns},
+		{"forks", b.forks}, {"clones", b.clonesAtOnce}, {"layers", b.layers},
 		{"pulls", b.pulls}, {"shares", b.shares}, {"docker", b.docker}, {"lists", b.lists}, // the last leaves many records
 	}
 	if only != "pulls" {
