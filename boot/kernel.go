@@ -75,6 +75,7 @@ func wantedModules() []kmod.Want {
 		{Name: "loop", Stage: bootfs.Demand},
 		{Name: "fuse", Stage: bootfs.Demand},
 		{Name: "erofs", Stage: bootfs.Demand},
+		{Name: "binfmt_misc", Stage: bootfs.Demand},
 		{Name: "af_packet", Stage: bootfs.Demand},
 		{Name: "veth", Stage: bootfs.Demand},
 		{Name: "crc32c_generic", Stage: bootfs.Demand},

@@ -46,9 +46,11 @@ func below(dir string, src share.Source) (string, bool) {
 	return filepath.ToSlash(rel), true
 }
 
-// addShares lets the machine have Config.SharedDir.
+// addShares lets the machine have Config.SharedDir, and Rosetta where there is one.
 func (cfg *Config) addShares(spec *vm.Spec) {
-	if cfg.SharedDir == "" || !cfg.Driver.Capabilities().Shares {
+	can := cfg.Driver.Capabilities()
+	spec.Rosetta = can.Rosetta
+	if cfg.SharedDir == "" || !can.Shares {
 		return
 	}
 	spec.Shares = append(spec.Shares, vm.Share{Tag: hostTag, Path: cfg.SharedDir})

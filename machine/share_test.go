@@ -35,16 +35,16 @@ func TestWhatLiesInTheSharedDirectory(t *testing.T) {
 // sharing is a driver that can share directories.
 type sharing struct{ vmtest.Fake }
 
-func (*sharing) Capabilities() vm.Capabilities { return vm.Capabilities{Shares: true} }
+func (*sharing) Capabilities() vm.Capabilities { return vm.Capabilities{Shares: true, Rosetta: true} }
 
 func TestSharedDirIsGivenToDriversThatCan(t *testing.T) {
 	var spec vm.Spec
 	(&Config{SharedDir: "/src", Driver: &vmtest.Fake{}}).addShares(&spec)
 	require.Empty(t, spec)
 	(&Config{Driver: &sharing{}}).addShares(&spec)
-	require.Empty(t, spec)
+	require.Equal(t, vm.Spec{Rosetta: true}, spec)
 	(&Config{SharedDir: "/src", Driver: &sharing{}}).addShares(&spec)
 	require.Equal(t, vm.Spec{
-		Shares: []vm.Share{{Tag: "arcbox.host", Path: "/src"}}, Cmdline: "arcbox.host=virtiofs:arcbox.host",
+		Shares: []vm.Share{{Tag: "arcbox.host", Path: "/src"}}, Cmdline: "arcbox.host=virtiofs:arcbox.host", Rosetta: true,
 	}, spec)
 }

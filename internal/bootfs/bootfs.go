@@ -40,7 +40,8 @@ const (
 	// HostParameter tells where the directory is that the host shares whole: "arcbox.host=TYPE:SOURCE" is a file system that
 	// the agent mounts. Containers mount what is below it: see api.HostShare.
 	HostParameter = "arcbox.host="
-	// RosettaParameter names the tag of the share with Rosetta, by which programs for amd64 run.
+	// RosettaParameter tells where the program rosetta is that runs programs for amd64: "arcbox.rosetta=TYPE:SOURCE" is a
+	// file system with it that the agent mounts.
 	RosettaParameter = "arcbox.rosetta="
 )
 

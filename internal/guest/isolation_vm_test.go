@@ -6,12 +6,14 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/arcboxlabs/arcbox-go/agent/api"
+	"github.com/arcboxlabs/arcbox-go/internal/bootfs"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/seccomp"
 	"github.com/arcboxlabs/arcbox-go/vm"
@@ -200,21 +202,55 @@ func BenchmarkContainer(b *testing.B) {
 	}
 }
 
+// probed is a command, and what comes of it.
+type probed struct {
+	args []string
+	out  string
+	exit int
+	err  error
+}
+
+// foreign is a program of the host's architecture in a guest of another one.
+func foreign(arch string) probed {
+	if arch != "arm64" {
+		return probed{[]string{"true"}, "", 126, errs.ErrNoExecutable}
+	}
+	return probed{[]string{"true", "by", "name"}, "translate /bin/true by name\n", 0, nil}
+}
+
+// otherMachine boots a machine of another architecture than the host's. One for arm64 has a translator for amd64: the probe,
+// which says what it is asked to run.
+func otherMachine(t *testing.T, arch string) *machine {
+	t.Helper()
+	if arch != "arm64" {
+		return ownMachine(t, vm.Spec{Arch: arch})
+	}
+	dir := t.TempDir()
+	files, err := baseFiles(testContext(t), dir, arch)
+	skipOrFail(t, err)
+	probe := files[slices.IndexFunc(files, func(f file) bool { return f.name == "bin/probe" })]
+	probe.name = "rosetta"
+	disk := filepath.Join(dir, "disk")
+	require.NoError(t, writeLayer(disk, []file{probe}))
+	m := ownMachine(t, vm.Spec{
+		Arch: arch, Name: noLayers, Disks: []vm.Disk{{ID: "translator", Path: disk, ReadOnly: true}},
+		Cmdline: bootfs.RosettaParameter + "ext4:/dev/sda",
+	})
+	require.NoError(t, m.Settle(testContext(t)))
+	require.NoError(t, m.inst.(vm.DiskAttacher).AttachDisk(testContext(t), vm.Disk{ID: "base", Path: filepath.Join(m.dir, "base"), ReadOnly: true}))
+	return m
+}
+
 func TestOtherArchitecture(t *testing.T) {
 	arch := map[string]string{"amd64": "arm64", "arm64": "amd64"}[runtime.GOARCH]
-	m := ownMachine(t, vm.Spec{Arch: arch})
-	for _, tc := range []struct {
-		args []string
-		out  string
-		exit int
-		err  error
-	}{
+	m := otherMachine(t, arch)
+	for _, tc := range []probed{
 		{[]string{"probe", "fds"}, "0 1 2 ", 0, nil},
 		{[]string{"probe", "vsock"}, "answer: false <nil>\n", 0, nil},
 		{[]string{"probe", "signals"}, "0\n", 0, nil},
 		{[]string{"probe", "exit"}, "", 42, nil},
 		{[]string{"nope"}, "", 127, errs.ErrNoCommand},
-		{[]string{"true"}, "", 126, errs.ErrNoExecutable}, // of the host's architecture
+		foreign(arch),
 	} {
 		r, err := m.run(t, request(t, tc.args), "")
 		require.ErrorIs(t, err, tc.err)

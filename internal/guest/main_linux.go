@@ -149,7 +149,7 @@ func (a *agent) prepareContainers(mods []bootfs.Module, early <-chan struct{}) e
 }
 
 // useFiles lets the box have the file systems of the host that the kernel's command line names: see
-// bootfs.LayersParameter and bootfs.HostParameter.
+// bootfs.LayersParameter and what follows it.
 func (a *agent) useFiles() error {
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
@@ -157,10 +157,11 @@ func (a *agent) useFiles() error {
 	}
 	for name, use := range map[string]func(kind, source string, prepare func() error){
 		bootfs.LayersParameter: a.box.UseFiles, bootfs.HostParameter: a.box.UseHost,
+		bootfs.RosettaParameter: a.box.UseRosetta,
 	} {
 		kind, source, ok := strings.Cut(parameter(string(cmdline), name), ":")
 		if ok && kind != "" && source != "" {
-			use(kind, source, func() error { return a.demand.load(kind, "loop") })
+			use(kind, source, func() error { return a.demand.load(kind, "loop", "binfmt_misc") })
 		}
 	}
 	return nil

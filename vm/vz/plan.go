@@ -177,7 +177,7 @@ func (h host) can(spec vm.Spec) error {
 func cmdline(spec vm.Spec) string {
 	words := append(bootfs.KernelParameters(), "console=hvc0", "panic=0", bootfs.LayersParameter+"virtiofs:"+layersTag)
 	if spec.Rosetta {
-		words = append(words, bootfs.RosettaParameter+rosettaTag)
+		words = append(words, bootfs.RosettaParameter+"virtiofs:"+rosettaTag)
 	}
 	if spec.Cmdline != "" {
 		words = append(words, spec.Cmdline)

@@ -27,6 +27,8 @@ type Box struct {
 	nets   networks
 	ready  chan struct{} // closed by Ready
 	err    error         // of Ready
+
+	rosetta rosetta
 }
 
 var _ engine.Backend = (*Box)(nil)
@@ -83,8 +85,9 @@ func (b *Box) HandleDevice(e uevent.Event) { b.layers.disks.handle(e) }
 func (b *Box) Close() error {
 	b.oom.close()
 	err := b.data.close()
-	b.layers.close()
+	b.rosetta.close()
 	b.host.close()
+	b.layers.close()
 	b.nets.close()
 	return err
 }
@@ -113,6 +116,9 @@ func (b *Box) Create(ctx context.Context, req api.CreateRequest) (_ engine.Sandb
 	}
 	if b.err != nil {
 		return nil, b.err
+	}
+	if err := b.rosetta.register(); err != nil {
+		return nil, err
 	}
 	lower, err := b.lowerDirs(ctx, req.Layers)
 	if err != nil {

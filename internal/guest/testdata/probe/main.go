@@ -11,6 +11,10 @@ import (
 )
 
 func main() {
+	if strings.HasSuffix(os.Args[0], "/rosetta") { // it stands in for the translator of programs for amd64
+		fmt.Println("translate", strings.Join(os.Args[1:], " "))
+		return
+	}
 	switch os.Args[1] {
 	case "vsock": // the agent's port, over loopback
 		fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0)
