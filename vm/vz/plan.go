@@ -75,7 +75,8 @@ const (
 type plan struct {
 	name      string
 	arch      string
-	kernel    string // files have absolute paths, "" is none
+	os        version // of the host: a state of one is not good for another
+	kernel    string  // files have absolute paths, "" is none
 	initramfs string
 	cmdline   string
 	cpus      int
@@ -99,7 +100,7 @@ func newPlan(h host, spec vm.Spec) (p plan, err error) {
 		return plan{}, err
 	}
 	p = plan{
-		name: spec.Name, arch: spec.Arch, cpus: spec.CPUs, memory: spec.Memory, rosetta: spec.Rosetta, cmdline: cmdline(spec),
+		name: spec.Name, arch: spec.Arch, os: h.os, cpus: spec.CPUs, memory: spec.Memory, rosetta: spec.Rosetta, cmdline: cmdline(spec),
 	}
 	for _, f := range []struct {
 		to   *string
@@ -196,5 +197,5 @@ func (p plan) saveable() error {
 
 // shape is equal for plans of which one can go on from the state of another.
 func (p plan) shape() string {
-	return fmt.Sprintf("vz 1\x00%s\x00%d\x00%d\x00%t\x00%s", p.arch, p.cpus, p.memory, p.rosetta, p.cmdline)
+	return fmt.Sprintf("vz 1\x00%s\x00%s\x00%d\x00%d\x00%t\x00%s", p.os, p.arch, p.cpus, p.memory, p.rosetta, p.cmdline)
 }
