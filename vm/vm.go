@@ -27,6 +27,8 @@ type Capabilities struct {
 	Console bool // instances are ConsoleTailers
 	Pause   bool // instances are Pausers
 
+	ReturnMemory bool // Spec.ReturnMemory
+
 	// Disks while the machine runs: instances are DiskAttachers where there is any of this.
 	AttachReadOnly bool // read-only ones can be added
 	AttachWritable bool // others too; without it they belong into Spec.Disks

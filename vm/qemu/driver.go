@@ -57,7 +57,7 @@ func (d *Driver) Name() string { return "qemu" }
 // Capabilities tells what machines in QEMU can do. Snapshots need software emulation for now: see Shape.
 func (d *Driver) Capabilities() vm.Capabilities {
 	return vm.Capabilities{
-		Console: true, Pause: true, AttachReadOnly: true, AttachWritable: true, Detach: true,
+		Console: true, Pause: true, AttachReadOnly: true, AttachWritable: true, Detach: true, ReturnMemory: true,
 		Snapshot: true, Fork: true, SharedState: true, ForeignArch: true, NIC: true,
 	}
 }

@@ -156,6 +156,8 @@ func (h host) can(spec vm.Spec) error {
 		return fmt.Errorf("%d MiB of memory: %w: this Mac's machines have %d to %d MiB", spec.Memory>>20, errs.ErrUnsupported, h.minMemory>>20, h.maxMemory>>20)
 	case spec.Forkable:
 		return fmt.Errorf("a machine that can be forked: %w: the framework keeps a machine's memory to itself", errs.ErrUnsupported)
+	case spec.ReturnMemory:
+		return fmt.Errorf("a machine that gives memory back: %w: the framework gives the host little or nothing of what a balloon holds", errs.ErrUnsupported)
 	case spec.Rosetta && !h.rosetta:
 		return fmt.Errorf("programs for amd64 by Rosetta: %w: install it with: softwareupdate --install-rosetta", errs.ErrUnsupported)
 	}

@@ -75,6 +75,7 @@ func TestPlanRefuses(t *testing.T) {
 		"no Rosetta":      {func(h *host) { h.rosetta = false }, func(s *vm.Spec) { s.Rosetta = true }, unsupported, "softwareupdate"},
 		"the layers' tag": {nil, func(s *vm.Spec) { s.Shares = []vm.Share{{Tag: layersTag, Path: "/"}} }, invalid, layersTag},
 		"fork":            {nil, func(s *vm.Spec) { s.Forkable = true }, unsupported, "forked"},
+		"memory back":     {nil, func(s *vm.Spec) { s.ReturnMemory = true }, unsupported, "balloon"},
 		"qcow2":           {nil, func(s *vm.Spec) { s.Disks = []vm.Disk{{ID: "d", Path: "p", Backing: "b"}} }, unsupported, "raw images"},
 		"save on Intel": {func(h *host) { h.arch = "amd64" }, func(s *vm.Spec) { s.Arch, s.MemoryFile = "amd64", "m" },
 			unsupported, "Apple silicon"},

@@ -37,6 +37,7 @@ func TestTableOfCapabilities(t *testing.T) {
 		"Snapshot":       "templates: machines that go on from a saved one",
 		"Fork":           "forks of a running machine",
 		"SharedState":    "such machines share the memory that they do not write",
+		"ReturnMemory":   "memory that the guest has done with goes back to the host",
 		"ForeignArch":    "guests of another architecture",
 		"Shares":         "directories of the host as virtio-fs",
 		"Rosetta":        "programs for amd64 in an arm64 guest, by Rosetta",
