@@ -37,6 +37,11 @@ func (s *suite) testCapabilities(t *testing.T, m vm.Instance) {
 		_, fork := m.(vm.Forker)
 		require.True(t, fork)
 	}
+	if s.caps.NIC {
+		n, nic := m.(vm.Networked)
+		require.True(t, nic)
+		require.Nil(t, n.NIC(), "it was started without")
+	}
 	if s.caps.Detach {
 		require.True(t, disks)
 	}

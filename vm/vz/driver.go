@@ -21,6 +21,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 
@@ -120,11 +121,23 @@ func (d *Driver) start(ctx context.Context, p plan, tee io.Writer) (*Instance, e
 	p.layers = layers.shared
 	d.log.Info("starting a machine of the Virtualization framework", "machine", p.name, "cpus", p.cpus, "memory", p.memory)
 	d.log.Debug("kernel command line", "machine", p.name, "cmdline", p.cmdline)
-	fw, output, err := d.system.open(p)
+	var nic net.Conn
+	var theirs *os.File
+	if p.nic {
+		if nic, theirs, err = nicPair(); err != nil {
+			return nil, errors.Join(err, layers.close())
+		}
+	}
+	fw, output, err := d.system.open(p, theirs)
 	if err != nil {
+		if nic != nil {
+			nic.Close()
+		}
 		return nil, errors.Join(explain(err), layers.close())
 	}
 	i := newInstance(d.log.With("machine", p.name), p, fw, output, tee, layers)
+	i.nic = nic
+	go i.own(output)
 	if err := i.begin(ctx, p); err != nil {
 		i.Close()
 		return nil, err
@@ -150,9 +163,11 @@ func (d *Driver) Shape(spec vm.Spec) (string, error) {
 
 // system is what the driver needs of the operating system.
 type system struct {
-	look  func() (host, error)                         // finds out what the host is
-	open  func(plan) (framework, io.ReadCloser, error) // makes a machine that is not started, and its console
-	saves func(plan) error                             // tells whether such a machine can be saved
+	look func() (host, error) // finds out what the host is
+	// open makes a machine that is not started, and its console. It owns the guest's end of the network interface, which may
+	// be nil, from its call on.
+	open  func(p plan, nic *os.File) (framework, io.ReadCloser, error)
+	saves func(plan) error // tells whether such a machine can be saved
 }
 
 // checkFiles looks whether what the plan names is there.

@@ -35,10 +35,10 @@ type fakeSystem struct {
 func (f *fakeSystem) system() system {
 	return system{
 		look: func() (host, error) { return f.host, nil },
-		open: func(p plan) (framework, io.ReadCloser, error) {
+		open: func(p plan, nic *os.File) (framework, io.ReadCloser, error) {
 			r, w := io.Pipe()
 			m := &fakeFramework{
-				plan: p, console: w, changes: make(chan state), life: make(chan struct{}), over: make(chan struct{}),
+				plan: p, console: w, nic: nic, changes: make(chan state), life: make(chan struct{}), over: make(chan struct{}),
 				deaf: func(uint32) error { return fmt.Errorf("nobody listens") },
 			}
 			if f.tweak != nil {
@@ -58,6 +58,7 @@ func (f *fakeSystem) system() system {
 type fakeFramework struct {
 	plan    plan
 	console *io.PipeWriter
+	nic     *os.File // nil is none
 	changes chan state
 	life    chan struct{} // closed when the machine has ended
 	over    chan struct{} // closed by release
@@ -198,6 +199,7 @@ func (f *fakeFramework) release() {
 	close(f.over)
 	f.wg.Wait()
 	f.console.Close()
+	f.nic.Close() // nil is none
 }
 
 func (f *fakeFramework) connect(port uint32) (net.Conn, error) {

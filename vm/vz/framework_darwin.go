@@ -59,9 +59,12 @@ type machine struct {
 var _ framework = (*machine)(nil)
 
 // open makes a machine that is not started yet, and returns the output of its console too.
-func open(p plan) (framework, io.ReadCloser, error) {
+func open(p plan, nic *os.File) (framework, io.ReadCloser, error) {
 	m := &machine{out: make(chan state), over: make(chan struct{})}
-	output, err := m.configure(p)
+	if nic != nil {
+		m.files = append(m.files, nic)
+	}
+	output, err := m.configure(p, nic)
 	if err != nil {
 		m.closeFiles()
 		return nil, nil, flatten(err)
@@ -117,7 +120,7 @@ func stateOf(s vz.VirtualMachineState) state {
 }
 
 // configure makes the configuration and the console's pipe, and has the framework judge it.
-func (m *machine) configure(p plan) (output *os.File, err error) {
+func (m *machine) configure(p plan, nic *os.File) (output *os.File, err error) {
 	options := []vz.LinuxBootLoaderOption{vz.WithCommandLine(p.cmdline)}
 	if p.initramfs != "" {
 		options = append(options, vz.WithInitrd(p.initramfs))
@@ -138,6 +141,11 @@ func (m *machine) configure(p plan) (output *os.File, err error) {
 			output.Close()
 		}
 	}()
+	if nic != nil {
+		if err := m.addNIC(nic); err != nil {
+			return nil, err
+		}
+	}
 	for _, add := range []func(plan) error{m.addPlatform, m.addDevices, m.addDisks, m.addShares} {
 		if err := add(p); err != nil {
 			return nil, err
@@ -239,6 +247,35 @@ func (m *machine) addDevices(plan) error {
 		return err
 	}
 	m.config.SetSocketDevicesVirtualMachineConfiguration([]vz.SocketDeviceConfiguration{socket})
+	return nil
+}
+
+// nicMTU is the largest packet in bytes that the framework allows. Packets of containers are smaller by more than the tag
+// of their network takes.
+const nicMTU = 65535
+
+// nicMAC is the address of every machine's interface, as each is alone on its link. A saved machine has to have it again.
+func nicMAC() net.HardwareAddr { return net.HardwareAddr{0x52, 0x54, 0x00, 0xab, 0x0c, 0x01} }
+
+// addNIC adds a network interface whose frames are messages on a socket.
+func (m *machine) addNIC(nic *os.File) error {
+	attachment, err := vz.NewFileHandleNetworkDeviceAttachment(nic)
+	if err != nil {
+		return fmt.Errorf("network interface: %w", err)
+	}
+	if err := attachment.SetMaximumTransmissionUnit(nicMTU); err != nil {
+		return fmt.Errorf("network interface: %w", err)
+	}
+	device, err := vz.NewVirtioNetworkDeviceConfiguration(attachment)
+	if err != nil {
+		return fmt.Errorf("network interface: %w", err)
+	}
+	mac, err := vz.NewMACAddress(nicMAC())
+	if err != nil {
+		return fmt.Errorf("network interface: %w", err)
+	}
+	device.SetMACAddress(mac)
+	m.config.SetNetworkDevicesVirtualMachineConfiguration([]*vz.VirtioNetworkDeviceConfiguration{device})
 	return nil
 }
 

@@ -4,6 +4,7 @@ package vz
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/Code-Hex/vz/v3"
 
@@ -19,7 +20,16 @@ func saves(p plan) error {
 	p.identity = ""
 	m := &machine{}
 	defer m.closeFiles()
-	output, err := m.configure(p)
+	var nic *os.File
+	if p.nic {
+		ours, theirs, err := nicPair()
+		if err != nil {
+			return err
+		}
+		defer ours.Close()
+		m.files, nic = append(m.files, theirs), theirs
+	}
+	output, err := m.configure(p, nic)
 	if err != nil {
 		return flatten(err)
 	}

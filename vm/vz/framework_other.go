@@ -5,6 +5,7 @@ package vz
 import (
 	"fmt"
 	"io"
+	"os"
 	"runtime"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
@@ -17,8 +18,11 @@ func thisSystem() system {
 		err = fmt.Errorf("virtualization framework: %w by this program: build it with cgo, on a Mac with the command line tools of Xcode", errs.ErrUnsupported)
 	}
 	return system{
-		look:  func() (host, error) { return host{}, err },
-		open:  func(plan) (framework, io.ReadCloser, error) { return nil, nil, err },
+		look: func() (host, error) { return host{}, err },
+		open: func(_ plan, nic *os.File) (framework, io.ReadCloser, error) {
+			nic.Close() // nil is none
+			return nil, nil, err
+		},
 		saves: func(plan) error { return err },
 	}
 }

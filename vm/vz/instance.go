@@ -28,6 +28,7 @@ type Instance struct {
 	fw     framework
 	con    console.Log
 	layers *layers
+	nic    net.Conn        // the host's end of the network interface; nil where there is none
 	fixed  map[string]bool // the disks of the start, by ID
 	save   bool            // it can be saved: it has booted, with an identity that is kept
 
@@ -59,9 +60,10 @@ var (
 	_ vm.Pauser        = (*Instance)(nil)
 	_ vm.ConsoleTailer = (*Instance)(nil)
 	_ vm.Snapshotter   = (*Instance)(nil)
+	_ vm.Networked     = (*Instance)(nil)
 )
 
-// newInstance makes the instance of a machine that begin will start, and the goroutines that own it.
+// newInstance makes the instance of a machine that begin will start. The caller starts own.
 func newInstance(log *slog.Logger, p plan, fw framework, output io.ReadCloser, tee io.Writer, l *layers) *Instance {
 	i := &Instance{
 		name: p.name, log: log, fw: fw, layers: l, fixed: make(map[string]bool), save: p.identity != "" && p.state == "",
@@ -77,7 +79,6 @@ func newInstance(log *slog.Logger, p plan, fw framework, output io.ReadCloser, t
 		io.Copy(&i.con, output)
 		output.Close()
 	})
-	go i.own(output)
 	return i
 }
 
@@ -184,6 +185,9 @@ func (i *Instance) own(output io.ReadCloser) {
 		i.log.Warn("remove the directory of layers", "err", err)
 	}
 	i.fw.release()
+	if i.nic != nil {
+		i.nic.Close() // a socket of messages does not tell that its peer has gone
+	}
 	// What the guest wrote last is read to its end, which the framework may keep open.
 	if d, ok := output.(interface{ SetReadDeadline(time.Time) error }); ok {
 		d.SetReadDeadline(time.Now().Add(grace))
@@ -408,6 +412,9 @@ func (i *Instance) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 		return nil, fmt.Errorf("dial guest port %d: %w", port, context.Cause(ctx))
 	}
 }
+
+// NIC returns the host's end of the network interface, a connection of messages. See vm.Networked.
+func (i *Instance) NIC() net.Conn { return i.nic }
 
 // Pause stops the guest's processors. See vm.Pauser. A call whose ctx ends may pause the machine nevertheless.
 func (i *Instance) Pause(ctx context.Context) error {

@@ -61,7 +61,7 @@ func (h host) saves() bool { return h.arch == "arm64" && !h.os.less(saveVersion)
 
 func (h host) capabilities() vm.Capabilities {
 	return vm.Capabilities{
-		Pause: true, AttachReadOnly: true, Snapshot: h.saves(), Shares: true, Rosetta: h.rosetta, Console: true,
+		Pause: true, AttachReadOnly: true, Snapshot: h.saves(), NIC: true, Shares: true, Rosetta: h.rosetta, Console: true,
 	}
 }
 
@@ -84,6 +84,7 @@ type plan struct {
 	disks     []vm.Disk
 	shares    []vm.Share
 	rosetta   bool
+	nic       bool
 	layers    string // directory that is shared under layersTag, read-only; set at the start
 
 	dir      string // for what the driver keeps while the machine runs; "" is one of the system's
@@ -100,7 +101,8 @@ func newPlan(h host, spec vm.Spec) (p plan, err error) {
 		return plan{}, err
 	}
 	p = plan{
-		name: spec.Name, arch: spec.Arch, os: h.os, cpus: spec.CPUs, memory: spec.Memory, rosetta: spec.Rosetta, cmdline: cmdline(spec),
+		name: spec.Name, arch: spec.Arch, os: h.os, cpus: spec.CPUs, memory: spec.Memory, rosetta: spec.Rosetta, nic: spec.NIC,
+		cmdline: cmdline(spec),
 	}
 	for _, f := range []struct {
 		to   *string
@@ -148,8 +150,6 @@ func (h host) can(spec vm.Spec) error {
 		return fmt.Errorf("accelerator %.40q: %w by the driver vz: leave it empty", spec.Accelerator, errs.ErrUnsupported)
 	case spec.Transport != vm.TransportAuto && spec.Transport != vm.TransportVsock:
 		return fmt.Errorf("transport %.40q: %w by the driver vz: leave it empty", spec.Transport, errs.ErrUnsupported)
-	case spec.NIC:
-		return fmt.Errorf("a network interface: %w by the driver vz", errs.ErrUnsupported)
 	case spec.CPUs < h.minCPUs || spec.CPUs > h.maxCPUs:
 		return fmt.Errorf("%d CPUs: %w: this Mac's machines have %d to %d", spec.CPUs, errs.ErrUnsupported, h.minCPUs, h.maxCPUs)
 	case spec.Memory < h.minMemory || spec.Memory > h.maxMemory:
@@ -199,5 +199,5 @@ func (p plan) saveable() error {
 
 // shape is equal for plans of which one can go on from the state of another.
 func (p plan) shape() string {
-	return fmt.Sprintf("vz 1\x00%s\x00%s\x00%d\x00%d\x00%t\x00%s", p.os, p.arch, p.cpus, p.memory, p.rosetta, p.cmdline)
+	return fmt.Sprintf("vz 1\x00%s\x00%s\x00%d\x00%d\x00%t\x00%t\x00%s", p.os, p.arch, p.cpus, p.memory, p.rosetta, p.nic, p.cmdline)
 }

@@ -39,6 +39,7 @@ func TestTableOfCapabilities(t *testing.T) {
 		"SharedState":    "such machines share the memory that they do not write",
 		"ReturnMemory":   "memory that the guest has done with goes back to the host",
 		"ForeignArch":    "guests of another architecture",
+		"NIC":            "networks of containers",
 		"Shares":         "directories of the host as virtio-fs",
 		"Rosetta":        "programs for amd64 in an arm64 guest, by Rosetta",
 	}
