@@ -148,6 +148,10 @@ func hammer(rt *arcbox.Runtime, rnd *rand.Rand) error {
 		return err
 	}
 	id := p.ID()
+	if spec.Restart.Name != "" { // it does not end by itself
+		ctx, cancel = context.WithTimeout(ctx, 300*time.Millisecond)
+		defer cancel()
+	}
 	var errs []error
 	switch rnd.IntN(6) {
 	case 0:

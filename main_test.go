@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -161,6 +162,7 @@ func (s *sharedRuntime) start(t testing.TB) error {
 	}
 	cfg := testConfig(t)
 	cfg.DataDir, cfg.VM.Console = s.dir, &s.con
+	cfg.Logger = slog.New(slog.NewTextHandler(&s.con, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	if s.rt, err = arcbox.New(cfg); err != nil {
 		return err
 	}

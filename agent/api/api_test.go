@@ -104,6 +104,35 @@ func TestCancelledCallCancelsTheHandler(t *testing.T) {
 	<-ended
 }
 
+// TestUndoOfWhatTheCallerDoesNotKnow has a handler that succeeds after its caller has gone.
+func TestUndoOfWhatTheCallerDoesNotKnow(t *testing.T) {
+	m := &Mux{}
+	begun, undone := make(chan struct{}), make(chan string, 1)
+	HandleUndo(m, echo, func(ctx context.Context, req text) (text, func(), error) {
+		switch req.S {
+		case "fails":
+			return text{}, nil, errs.ErrConflict
+		case "late":
+			close(begun)
+			<-ctx.Done()
+		}
+		return req, func() { undone <- req.S }, nil
+	})
+	dial := serve(t, m)
+	_, err := Call(t.Context(), dial, echo, text{"fails"})
+	require.ErrorIs(t, err, errs.ErrConflict)
+	_, err = Call(t.Context(), dial, echo, text{"known"})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-begun
+		cancel()
+	}()
+	_, err = Call(ctx, dial, echo, text{"late"})
+	require.ErrorIs(t, err, context.Canceled)
+	require.Equal(t, "late", <-undone)
+}
+
 func TestThenRunsWhenTheCallerHasTheReply(t *testing.T) {
 	m := &Mux{}
 	got, ran := make(chan struct{}), make(chan struct{})

@@ -214,6 +214,26 @@ func HandleThen[Req, Rep any](m *Mux, method Method[Req, Rep], fn func(context.C
 	})
 }
 
+// HandleUndo is Handle for what the caller must know of: fn also returns how to undo what it did, which is called where the
+// caller closed the stream before the reply was on its way.
+func HandleUndo[Req, Rep any](m *Mux, method Method[Req, Rep], fn func(context.Context, Req) (Rep, func(), error)) {
+	m.add(method.Name, func(ctx context.Context, body json.RawMessage, s *Stream) error {
+		var req Req
+		if err := json.Unmarshal(body, &req); err != nil {
+			return fmt.Errorf("%w request: %w", errs.ErrInvalid, err)
+		}
+		rep, undo, err := fn(s.CloseRead(ctx), req)
+		if err != nil {
+			return err
+		}
+		if err := s.SendJSON(FrameReply, rep); err != nil {
+			undo()
+			return err
+		}
+		return nil
+	})
+}
+
 // HandleStream registers fn for a stream method. fn owns the stream until it returns: it calls accept once before it
 // sends a frame, and an error it returns is sent as the last frame.
 func HandleStream[Req any](m *Mux, method StreamMethod[Req], fn func(ctx context.Context, req Req, s *Stream, accept func() error) error) {

@@ -37,7 +37,7 @@ func New(backend Backend) *Engine {
 
 // Register adds the methods of containers and events to m.
 func (e *Engine) Register(m *api.Mux) {
-	api.Handle(m, api.Create, e.create)
+	api.HandleUndo(m, api.Create, e.create)
 	api.Handle(m, api.Start, e.start)
 	api.Handle(m, api.Wait, e.wait)
 	api.Handle(m, api.Kill, e.kill)
@@ -135,13 +135,15 @@ func (e *Engine) drop(c *container) {
 	}
 }
 
-func (e *Engine) create(ctx context.Context, req api.CreateRequest) (_ api.CreateReply, err error) {
+// create makes a container. Its caller may have gone and asked for the container's removal before it was begun: undo is for
+// a caller who did not get the reply.
+func (e *Engine) create(ctx context.Context, req api.CreateRequest) (_ api.CreateReply, undo func(), err error) {
 	if err := CheckCreate(req); err != nil {
-		return api.CreateReply{}, err
+		return api.CreateReply{}, nil, err
 	}
 	c, err := e.add(req.ID)
 	if err != nil {
-		return api.CreateReply{}, err
+		return api.CreateReply{}, nil, err
 	}
 	defer c.unlock()
 	done := false
@@ -165,21 +167,23 @@ func (e *Engine) create(ctx context.Context, req api.CreateRequest) (_ api.Creat
 		closeStdio(sb.Stdio())
 	}
 	if err != nil {
-		return api.CreateReply{}, fmt.Errorf("create container %s: %w", req.ID, err)
+		return api.CreateReply{}, nil, fmt.Errorf("create container %s: %w", req.ID, err)
 	}
 	done = true
 	c.log = logs.New(dir, logs.Options{MaxSize: req.Log.MaxSize, MaxFiles: req.Log.MaxFiles})
 	c.sb, c.io = sb, newStdio(sb.Stdio(), c.log)
 	c.io.run()
 	if err := c.move(creating, created); err != nil {
-		return api.CreateReply{}, err
+		return api.CreateReply{}, nil, err
 	}
 	e.watches.Go(func() {
 		if ev := c.watch(); ev.Kind != "" {
 			e.events.publish(ev)
 		}
 	})
-	return api.CreateReply{}, nil
+	return api.CreateReply{}, func() {
+		_ = e.removeContainer(context.WithoutCancel(ctx), c, true, UndoData) // it may be removed by now
+	}, nil
 }
 
 func (e *Engine) start(ctx context.Context, req api.StartRequest) (api.StartReply, error) {
