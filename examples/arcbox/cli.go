@@ -90,7 +90,7 @@ func (c *cli) command() *cobra.Command {
 	root.AddCommand(c.imageCommands()...)
 	root.AddCommand(c.containerCommands()...)
 	root.AddCommand(c.machineCommands()...)
-	root.AddCommand(c.volumeCommand())
+	root.AddCommand(c.volumeCommand(), c.networkCommand())
 	if c.session == nil {
 		c.globalFlags(root)
 		root.AddCommand(c.shellCommand(), c.doctorCommand())

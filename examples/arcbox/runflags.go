@@ -23,6 +23,7 @@ type runFlags struct {
 	shmSize                                                                               string
 	oomScoreAdj                                                                           int
 	limits                                                                                limitFlags
+	net                                                                                   networkFlags
 	health                                                                                healthFlags
 }
 
@@ -65,6 +66,10 @@ func (f *runFlags) registerSecurity(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&f.capDrop, "cap-drop", nil, "a `capability` not to have, or ALL")
 	fs.StringArrayVar(&f.securityOpt, "security-opt", nil, "seccomp=unconfined, seccomp=`FILE` or no-new-privileges")
 	fs.StringArrayVar(&f.tmpfs, "tmpfs", nil, "file system in memory as `PATH[:size=64m,mode=1777,exec]`")
+	fs.StringArrayVar(&f.net.networks, "network", nil, "a `network`, none, machine, or container:NAME; may be repeated")
+	fs.StringArrayVar(&f.net.aliases, "network-alias", nil, "one more `name` in the first network")
+	fs.StringVar(&f.net.ip, "ip", "", "a free `address` of the first network")
+	fs.StringArrayVarP(&f.net.publish, "publish", "p", nil, "publish a port as `[[IP:]HOST:]CONTAINER[/udp]`; of 127.0.0.1 without IP")
 	fs.StringArrayVarP(&f.volumes, "volume", "v", nil, "mount a volume or a directory of the host: `[SOURCE:]TARGET[:ro]`")
 	fs.StringArrayVar(&f.mounts, "mount", nil, "mount as `type=volume|bind|tmpfs,source=SOURCE,target=TARGET[,readonly]`")
 	fs.StringVar(&f.shmSize, "shm-size", "", "`size` of /dev/shm, as 64m")
@@ -141,6 +146,9 @@ func (f *runFlags) spec(args []string, lookup func(string) (string, bool)) (arcb
 			return s, err
 		}
 		s.Tmpfs = append(s.Tmpfs, t)
+	}
+	if err := f.net.apply(&s); err != nil {
+		return s, err
 	}
 	for _, text := range f.volumes {
 		m, err := volumeFlag(text)
