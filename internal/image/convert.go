@@ -186,7 +186,9 @@ func makePlan(ctx context.Context, again rewinder, l Limits) (p *plan, err error
 	}
 	defer func() { _ = c.body.Close() }()
 	defer recoverTo(&err)
-	p, err = newFilter(l).plan(tar.NewReader(c))
+	f := newFilter(l)
+	defer l.gate.pass(ctx, f, c.src)()
+	p, err = f.plan(tar.NewReader(c))
 	return p, damaged(c.src, err)
 }
 
@@ -205,6 +207,7 @@ func convertOnce(ctx context.Context, r io.Reader, p *plan, want digest.Digest, 
 	}
 	defer func() { _ = c.body.Close() }()
 	f := newFilter(l)
+	defer l.gate.pass(ctx, f, c.src)()
 	pr, pw := io.Pipe()
 	filtered := make(chan error, 1)
 	go func() {

@@ -31,6 +31,7 @@ type filter struct {
 	entry  int   // index of the current entry
 	bytes  int64 // content of files so far
 	buf    []byte
+	many   func() error // called when there are many entries; nil is not
 }
 
 func newFilter(l Limits) *filter {
@@ -42,6 +43,11 @@ func (f *filter) each(r *tar.Reader, do func(h *tar.Header) error) error {
 	for f.entry = 0; ; f.entry++ {
 		if f.entry > 2*f.limits.LayerEntries {
 			return fmt.Errorf("more than %d entries in the layer, raise the limit if that is right: %w", f.entry, errs.ErrInvalid)
+		}
+		if f.entry == manyEntries && f.many != nil {
+			if err := f.many(); err != nil {
+				return err
+			}
 		}
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {

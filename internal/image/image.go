@@ -71,6 +71,8 @@ type Limits struct {
 	ConfigSize   int64 // bytes of a configuration; 0 is 8 MiB
 	BlobSize     int64 // bytes of one blob as it comes; 0 is 16 GiB
 	Parallel     int   // layers worked on at once by one call; 0 is 3
+
+	gate gate // of the Store; nil is open
 }
 
 func (l Limits) withDefaults() Limits {

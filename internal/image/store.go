@@ -85,6 +85,7 @@ func Open(cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
 	cfg.Limits = cfg.Limits.withDefaults()
+	cfg.Limits.gate = newGate()
 	if cfg.Platform.OS == "" {
 		cfg.Platform.OS = "linux"
 	}
