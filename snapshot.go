@@ -10,11 +10,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/arcboxlabs/arcbox-go/event"
 	"github.com/arcboxlabs/arcbox-go/internal/container"
 	"github.com/arcboxlabs/arcbox-go/internal/fsx"
+	"github.com/arcboxlabs/arcbox-go/internal/image"
 	"github.com/arcboxlabs/arcbox-go/internal/machines"
 	"github.com/arcboxlabs/arcbox-go/machine"
 )
@@ -61,6 +63,11 @@ func (r *Runtime) SnapshotMachine(ctx context.Context, name string, opts Snapsho
 		if err != nil {
 			return SnapshotInfo{}, err
 		}
+		if err := r.keepImages(ctx, snap); err != nil {
+			_, rerr := r.snapshots.Remove(snap.ID)
+			r.dropImages(snap)
+			return SnapshotInfo{}, errors.Join(err, rerr)
+		}
 		r.events.Publish(event.Event{Kind: event.MachineSnapshot, ID: snap.ID, Name: snap.Name, Machine: name})
 		return snapshotInfo(snap), nil
 	})
@@ -92,6 +99,38 @@ func (r *Runtime) saveMachine(ctx context.Context, m *machine.Machine, dir strin
 	snap.CPUs, snap.Memory = saved.CPUs, saved.Memory
 	snap.Containers, err = json.Marshal(infos)
 	return err
+}
+
+// keepImages records that a snapshot needs the images of its containers, so that no prune takes them.
+func (r *Runtime) keepImages(ctx context.Context, s machines.Snapshot) error {
+	for id, ref := range imagesOf(s) {
+		by := image.User{ID: id, Name: "of snapshot " + s.ID, Group: "snapshot " + s.ID, Lasting: true}
+		if _, err := r.images.Use(ctx, ref, by); err != nil && !errors.Is(err, ErrNotFound) { // that one was removed by force
+			return fmt.Errorf("keep the images of the snapshot: %w", err)
+		}
+	}
+	return nil
+}
+
+// dropImages ends what keepImages began.
+func (r *Runtime) dropImages(s machines.Snapshot) {
+	for id := range imagesOf(s) {
+		r.images.Unuse(id)
+	}
+}
+
+// imagesOf are the images that a snapshot needs, by what it is called as their user.
+func imagesOf(s machines.Snapshot) map[string]string {
+	out := map[string]string{}
+	var infos []container.Info
+	if json.Unmarshal(s.Containers, &infos) != nil {
+		return out
+	}
+	for _, i := range infos {
+		_, hex, _ := strings.Cut(i.ImageID, ":")
+		out["snapshot-"+s.ID+"-"+hex] = i.ImageID
+	}
+	return out
 }
 
 func snapshotInfo(s machines.Snapshot) SnapshotInfo {
@@ -138,6 +177,7 @@ func (r *Runtime) RemoveSnapshot(ctx context.Context, ref string) error {
 	return callNone(ctx, r, "RemoveSnapshot", ref, func(context.Context) error {
 		s, err := r.snapshots.Remove(ref)
 		if err == nil {
+			r.dropImages(s)
 			r.events.Publish(event.Event{Kind: event.SnapshotRemoved, ID: s.ID, Name: s.Name, Machine: s.Machine})
 		}
 		return err

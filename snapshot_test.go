@@ -29,6 +29,14 @@ func output(t testing.TB, rt *arcbox.Runtime, ref, script string) string {
 	return strings.TrimSpace(out.String())
 }
 
+// requireAllNeeded prunes all that is not needed, which is nothing.
+func requireAllNeeded(t testing.TB, rt *arcbox.Runtime) {
+	t.Helper()
+	p, err := rt.PruneImages(testContext(t), arcbox.PruneImagesOptions{All: true, LayerImages: true})
+	require.NoError(t, err)
+	require.Empty(t, p.Images)
+}
+
 // TestForkOfAMachineWithContainers saves a machine with a container that has state in memory and on disk, and goes on from
 // it: in machines of the same Runtime, in another Runtime, and after everything was closed.
 func TestForkOfAMachineWithContainers(t *testing.T) {
@@ -111,11 +119,15 @@ func TestForkOfAMachineWithContainers(t *testing.T) {
 	require.NoError(t, rt.StartContainer(ctx, "server-child0"))
 	snap, err = rt.SnapshotMachine(ctx, arcbox.DefaultMachine, arcbox.SnapshotOptions{})
 	require.NoError(t, err)
+	for _, c := range []string{"server", "server-child0", "server-child1", "server-child2"} {
+		require.NoError(t, rt.RemoveContainer(ctx, c, arcbox.RemoveOptions{Force: true}))
+	}
 	require.NoError(t, rt.Close())
 
 	// Another Runtime, on its own.
 	cfg.Ephemeral, cfg.VM.Snapshot = true, snap.ID[:8]
 	rt = newRuntime(t, cfg)
+	requireAllNeeded(t, rt)
 	require.NoError(t, rt.StartMachine(ctx, arcbox.DefaultMachine))
 	require.Equal(t, "parent parent", output(t, rt, "server", "echo $(cat /f /mem/f)"))
 	require.NoError(t, rt.Close())

@@ -37,17 +37,23 @@ func (m *Manager) Adopt(ctx context.Context, mach Machine, infos []Info) error {
 	return nil
 }
 
-func (m *Manager) adoptOne(ctx context.Context, mach Machine, i Info) error {
+func (m *Manager) adoptOne(ctx context.Context, mach Machine, i Info) (err error) {
 	m.mu.Lock()
 	known := m.entries[i.ID]
 	m.mu.Unlock()
 	if known != nil {
 		return nil // of a try before
 	}
-	img, err := m.cfg.Images.Get(ctx, i.ImageID)
+	i.Machine, i.Spec.Machine = mach.Name(), mach.Name()
+	img, err := m.cfg.Images.Use(ctx, i.ImageID, m.user(i))
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil {
+			m.cfg.Images.Unuse(i.ID)
+		}
+	}()
 	req, err := m.compile(i.ID, i.Spec, img)
 	if err != nil {
 		return err
@@ -70,7 +76,6 @@ func (m *Manager) adoptOne(ctx context.Context, mach Machine, i Info) error {
 		unshare()
 		return err
 	}
-	i.Machine, i.Spec.Machine = mach.Name(), mach.Name()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, name := range []string{i.Name, i.Name + "-" + mach.Name(), i.ID} {

@@ -7,7 +7,7 @@
 //	layers/<hex>-<n>.ext4   layer images, named by the DiffID and the converter's version
 //	records/<hex>.json      one per image, named by its ID
 //	refs/<hex>.json         one per name, named by the hash of the name
-//	uses/<id>.json          one per container, of an image that it needs
+//	uses/<id>*.json         one per container, of an image that it needs
 //	partial/<hex>           what broken-off pulls have of a blob: not verified, the next pull goes on behind it
 //	ingest/<random>/        what an open Store is writing; removed with it, or by the next one if it died
 //	locks/                  locks between processes

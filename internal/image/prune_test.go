@@ -241,7 +241,9 @@ func TestUsersKeepImages(t *testing.T) {
 	p, err := other.Prune(ctx, PruneOptions{All: true, LayerImages: true})
 	require.NoError(t, err)
 	require.Zero(t, p)
-	require.NoFileExists(t, other.usePath("c0"))
+	left, err := filepath.Glob(filepath.Join(s.dir, "uses", "c0*"))
+	require.NoError(t, err)
+	require.Empty(t, left)
 	ours := func(g string) bool { return g == "g" }
 	_, err = other.Use(ctx, "a", User{ID: "foreign", Group: "h", Lasting: true})
 	require.NoError(t, err)
@@ -257,14 +259,39 @@ func TestUsersKeepImages(t *testing.T) {
 	require.Equal(t, []string{"docker.io/library/a:latest"}, p.Images[0].Names)
 }
 
+// Machines that go on from a saved one have containers with the ids of those that were saved.
+func TestUsersOfOneID(t *testing.T) {
+	s := openStore(t)
+	other := openStore(t, func(c *Config) { c.Dir = s.dir })
+	ctx := t.Context()
+	img := build(t, s, "a", nil, 10)
+	for i, u := range []*Store{s, s, other} {
+		_, err := u.Use(ctx, "a", User{ID: "c", Name: fmt.Sprint(i), Lasting: i == 0})
+		require.NoError(t, err)
+	}
+	for want := 3; want > 0; want-- {
+		users, err := s.Users(ctx)
+		require.NoError(t, err)
+		require.Len(t, users[img.ID], want)
+		if want == 3 {
+			other.Unuse("c")
+		} else {
+			s.Unuse("c")
+		}
+	}
+	users, err := s.Users(ctx)
+	require.NoError(t, err)
+	require.Empty(t, users)
+}
+
 // Half a record of a user, as a power cut may leave one, is in nobody's way.
 func TestDamagedUserIsForgotten(t *testing.T) {
 	s := openStore(t)
 	img := build(t, s, "a", nil, 10)
-	require.NoError(t, os.WriteFile(s.usePath("c1"), []byte("{"), 0o600))
+	require.NoError(t, os.WriteFile(s.usePath("c1", ""), []byte("{"), 0o600))
 	require.NoError(t, s.checkUnused(t.Context(), img.ID))
 	_ = openStore(t, func(c *Config) { c.Dir = s.dir })
-	require.NoFileExists(t, s.usePath("c1"))
+	require.NoFileExists(t, s.usePath("c1", ""))
 }
 
 func TestLayerImagesArePrunedAndMadeAgain(t *testing.T) {

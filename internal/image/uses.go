@@ -36,7 +36,14 @@ type use struct {
 	Session string        `json:"session,omitempty"` // that it ends with; "" is lasting
 }
 
-func (s *Store) usePath(id string) string { return filepath.Join(s.dir, "uses", id+".json") }
+// usePath is where a user is recorded. One that ends with a session has a place of its own there: a machine that goes on
+// from a saved one has containers with the ids of those that were saved.
+func (s *Store) usePath(id, session string) string {
+	if session != "" {
+		id += "." + session
+	}
+	return filepath.Join(s.dir, "uses", id+".json")
+}
 
 // Use finds an image as Get does and records that the user needs it, so that Prune keeps all of it. by.Image is not looked
 // at. A second call for one user takes the place of the first.
@@ -96,7 +103,7 @@ func (s *Store) writeUse(by User) error {
 	}
 	_, err = f.Write(data)
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), s.usePath(by.ID))
+		err = os.Rename(f.Name(), s.usePath(by.ID, u.Session))
 	}
 	if err != nil {
 		return fmt.Errorf("record use of image: %w", errors.Join(err, os.RemoveAll(f.Name())))
@@ -106,7 +113,15 @@ func (s *Store) writeUse(by User) error {
 
 // Unuse ends what Use began. A user that is not known is no error.
 func (s *Store) Unuse(id string) {
-	if err := os.Remove(s.usePath(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(s.usePath(id, filepath.Base(s.blobs.session))); !errors.Is(err, fs.ErrNotExist) {
+		s.removeUse(id, err)
+		return
+	}
+	s.removeUse(id, os.Remove(s.usePath(id, "")))
+}
+
+func (s *Store) removeUse(id string, err error) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.log.Warn("image is kept longer than needed", "user", id, "err", err)
 	}
 }
@@ -138,21 +153,22 @@ func (s *Store) Restore(ctx context.Context, ours func(group string) bool, users
 			return err
 		}
 	}
-	return s.eachUse(func(id string, u use, err error) {
+	return s.eachUse(func(path, id string, u use, err error) {
 		if err == nil && !known[id] && u.Session == "" && ours(u.Group) {
-			s.Unuse(id)
+			s.removeUse(id, os.Remove(path))
 		}
 	})
 }
 
 // eachUse calls do for every record of a user, with errs.ErrCorrupt for one that cannot be read: a power cut may leave
 // such, of users that ended with it or that Restore writes again.
-func (s *Store) eachUse(do func(id string, u use, err error)) error {
+func (s *Store) eachUse(do func(path, id string, u use, err error)) error {
 	return s.eachFile("uses", func(path string) {
 		var u use
 		err := readJSON(path, &u, func() bool { return checkDigest(u.Image) == nil })
 		if !errors.Is(err, fs.ErrNotExist) {
-			do(strings.TrimSuffix(filepath.Base(path), ".json"), u, err)
+			id, _, _ := strings.Cut(filepath.Base(path), ".")
+			do(path, id, u, err)
 		}
 	})
 }
@@ -172,17 +188,21 @@ func (s *Store) users(ctx context.Context) (map[digest.Digest][]User, error) {
 	return out, err
 }
 
-// readUses returns the users by image, and the ids of those that are none any more.
+// readUses returns the users by image, and the files of those that are none any more.
 func (s *Store) readUses(ctx context.Context) (users map[digest.Digest][]User, dead []string, err error) {
 	// Which sessions live is asked after the records were read: one that begins meanwhile has none of them.
-	uses := map[string]use{}
-	err = s.eachUse(func(id string, u use, err error) {
+	type read struct {
+		path, id string
+		use
+	}
+	var uses []read
+	err = s.eachUse(func(path, id string, u use, err error) {
 		if err != nil {
 			s.log.Warn("user of an image passed over", "err", err)
-			dead = append(dead, id)
+			dead = append(dead, path)
 			return
 		}
-		uses[id] = u
+		uses = append(uses, read{path, id, u})
 	})
 	if err != nil || len(uses) == 0 {
 		return nil, dead, err
@@ -195,12 +215,12 @@ func (s *Store) readUses(ctx context.Context) (users map[digest.Digest][]User, d
 		return nil, nil, err
 	}
 	users = map[digest.Digest][]User{}
-	for id, u := range uses {
+	for _, u := range uses {
 		if !alive[u.Session] {
-			dead = append(dead, id)
+			dead = append(dead, u.path)
 			continue
 		}
-		users[u.Image] = append(users[u.Image], User{ID: id, Name: u.Name, Image: u.Image, Group: u.Group, Lasting: u.Session == ""})
+		users[u.Image] = append(users[u.Image], User{ID: u.id, Name: u.Name, Image: u.Image, Group: u.Group, Lasting: u.Session == ""})
 	}
 	for _, list := range users {
 		slices.SortFunc(list, func(a, b User) int { return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID)) })
@@ -211,8 +231,8 @@ func (s *Store) readUses(ctx context.Context) (users map[digest.Digest][]User, d
 // sweepUses removes the records of users that ended with their process. The caller holds the lock of the records alone.
 func (s *Store) sweepUses(ctx context.Context) error {
 	_, dead, err := s.readUses(ctx)
-	for _, id := range dead {
-		s.Unuse(id)
+	for _, path := range dead {
+		s.removeUse(filepath.Base(path), os.Remove(path))
 	}
 	return err
 }
