@@ -121,6 +121,7 @@ func TestInitramfsHoldsAgentModulesAndList(t *testing.T) {
 	require.NotContains(t, text, "nobody_wants_this")
 	require.Contains(t, text, "init\x00")
 	require.Contains(t, text, "dev/console\x00")
+	require.Contains(t, text, "dev/null\x00")
 }
 
 func TestWrongContentIsRefusedAndNotKept(t *testing.T) {

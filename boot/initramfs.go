@@ -17,7 +17,7 @@ import (
 
 const (
 	initramfsName   = "initramfs.cpio"
-	initramfsLayout = "initramfs 1"
+	initramfsLayout = "initramfs 2"
 )
 
 // initramfs returns the entry of the initramfs of a kernel and an agent.
@@ -60,8 +60,12 @@ func compose(w io.Writer, modules string, meta kernelMeta, agent string) error {
 			return err
 		}
 	}
-	// The kernel opens it for /init before anything is mounted.
+	// The kernel opens the console for /init before anything is mounted. Where a module has to be loaded for it there is none
+	// yet, and a Go program then wants /dev/null in its place.
 	if err := c.Char("dev/console", 5, 1); err != nil {
+		return err
+	}
+	if err := c.Char("dev/null", 1, 3); err != nil {
 		return err
 	}
 	if err := addFile(c, strings.TrimPrefix(bootfs.Init, "/"), 0o755, agent); err != nil {

@@ -15,7 +15,8 @@ import (
 )
 
 // TestLayersAreFiles runs containers whose layers are files of a file system that the guest mounts, as on a hypervisor
-// that cannot add disks to a running machine. Here it is an ext4 on a disk; there it is a directory of the host.
+// that cannot add disks to a running machine. Here it is an ext4 on a disk; there it is a directory of the host. As there,
+// the machine's console needs a module: when the kernel executes the agent, there is nothing that it could write to.
 func TestLayersAreFiles(t *testing.T) {
 	dir := t.TempDir()
 	files, err := baseFiles(testContext(t), dir, "")
@@ -29,7 +30,7 @@ func TestLayersAreFiles(t *testing.T) {
 	}))
 	m := ownMachine(t, vm.Spec{
 		Name: noLayers, CPUs: 2, Disks: []vm.Disk{{ID: "share", Path: share, ReadOnly: true}},
-		Cmdline: bootfs.LayersParameter + "ext4:/dev/sda " + bootfs.HostParameter + "tmpfs:host",
+		Cmdline: bootfs.LayersParameter + "ext4:/dev/sda " + bootfs.HostParameter + "tmpfs:host 8250.nr_uarts=0 console=hvc0",
 	})
 	require.NoError(t, m.Settle(testContext(t))) // the share is the only disk, so it is sda
 	users := filepath.Join(dir, "users")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"strings"
@@ -21,16 +20,18 @@ import (
 )
 
 // Main is the agent: it boots the guest and serves until the guest is powered off. It never returns but with an error,
-// which is fatal for the guest: when its first process ends, the kernel panics, and the host notices. What goes wrong
-// without being fatal is written to console.
-func Main(console io.Writer) error {
+// which is fatal for the guest: when its first process ends, the kernel panics, and the host notices. What goes wrong is
+// written to stderr, which becomes the guest's console where there was none when the kernel executed the agent.
+func Main(stderr *os.File) error {
 	if os.Getpid() != 1 {
 		return errors.New("the agent is the first process of a guest, and nothing else")
 	}
 	unix.Umask(0) // modes are what they are said to be
-	a := &agent{console: console, phases: &phases{}, reaper: proc.NewReaper(), failed: make(chan error, 4), settled: make(chan struct{})}
+	a := &agent{console: &lateConsole{file: stderr}, phases: &phases{}, reaper: proc.NewReaper(), failed: make(chan error, 4), settled: make(chan struct{})}
 	a.phases.done("exec")
-	return a.run(context.Background())
+	err := a.run(context.Background())
+	a.console.look()
+	return err
 }
 
 // Init tells whether the program was executed, with these arguments, as the init of a container. If so it has run the
@@ -44,7 +45,7 @@ func Init(args []string) (code int, is bool) {
 
 // agent is the parts of the running agent.
 type agent struct {
-	console io.Writer
+	console *lateConsole
 	failed  chan error // what ends the agent, or nil for a part that has ended well
 	phases  *phases
 	reaper  *proc.Reaper
@@ -144,6 +145,7 @@ func (a *agent) prepareContainers(mods []bootfs.Module, early <-chan struct{}) e
 	if err := a.demand.loadDrivers(); err != nil {
 		return err
 	}
+	a.console.look()
 	a.phases.done("late modules")
 	return nil
 }

@@ -4,11 +4,11 @@ package guest
 
 import (
 	"errors"
-	"io"
+	"os"
 )
 
 // Main is the agent. It runs on Linux only: elsewhere it returns ErrUnsupported.
-func Main(io.Writer) error { return errors.ErrUnsupported }
+func Main(*os.File) error { return errors.ErrUnsupported }
 
 // Init tells whether the program is the init of a container. It is not, but on Linux.
 func Init([]string) (code int, is bool) { return 0, false }

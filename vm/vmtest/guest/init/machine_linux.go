@@ -55,6 +55,23 @@ func (m *machine) until(f func() bool) {
 	}
 }
 
+// useConsole makes the console stdout and stderr, where it needed a module: there was none when the kernel executed init.
+func (m *machine) useConsole() error {
+	var console *os.File
+	m.until(func() (ok bool) {
+		var err error
+		console, err = os.OpenFile("/dev/console", os.O_WRONLY|unix.O_NOCTTY, 0)
+		return err == nil
+	})
+	defer console.Close()
+	for _, std := range []int{1, 2} {
+		if err := unix.Dup3(int(console.Fd()), std, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // port opens the virtio-serial port with the name.
 func (m *machine) port(name string) (link, error) {
 	var dev string

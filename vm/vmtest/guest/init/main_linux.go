@@ -82,6 +82,9 @@ func layersOf(cmdline string) string {
 
 // serveVsock serves on a hypervisor that has a virtio socket and shows disks as files.
 func serveVsock(m *machine, l *mux.Listener, layers string) error {
+	if err := m.useConsole(); err != nil {
+		return err
+	}
 	kind, source, _ := strings.Cut(layers, ":")
 	if err := os.Mkdir(sharedDir, 0o755); err != nil {
 		return err
