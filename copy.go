@@ -53,7 +53,7 @@ type CopyToOptions struct {
 
 // CopyTo unpacks a tar archive, uncompressed, into a directory of a container, running or not. Directories that are there
 // are kept; other files in the way are replaced. Modes, times, links, devices and the extended attributes user.* and
-// security.capability are those of the archive. Nothing is written outside the container, whatever links it or the archive
+// security.capability are those of the archive; POSIX ACLs are left out. Nothing is written outside the container, whatever links it or the archive
 // has. The machine is started where it does not run.
 //
 // It returns when all is written. archive is read in the caller's goroutine; a Read that blocks is not interrupted by
@@ -70,7 +70,7 @@ func (r *Runtime) CopyTo(ctx context.Context, ref, path string, archive io.Reade
 
 // CopyFrom reads a file or a directory of a container, running or not, as a tar archive, and tells what it is. The
 // archive begins with the last part of the path, a directory with all that is in it; with "/." behind the path it has
-// what is in the directory, without its name. Links are kept as they are; with a slash behind the path, one at its end is
+// what is in the directory, without its name. POSIX ACLs are not in it. Links are kept as they are; with a slash behind the path, one at its end is
 // followed. Sockets are left out. Of the kernel's file systems, such as /proc, only the directory is there.
 //
 // Close the reader; closing it early ends the copy. ctx bounds the whole reading, and the machine, started where it did

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"strings"
 	"testing"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -133,4 +134,22 @@ func TestCopyErrorsAndCancel(t *testing.T) {
 	require.NoError(t, r.Close())
 	_, err = io.Copy(io.Discard, r)
 	require.Error(t, err)
+}
+
+// TestCopyToWhereItDoesNotFit copies to a root that is read-only and to a file system without room, and goes on.
+func TestCopyToWhereItDoesNotFit(t *testing.T) {
+	rt := shared.get(t)
+	ctx := testContext(t)
+	id := begin(t, rt, arcbox.ContainerSpec{ReadOnly: true, Tmpfs: []arcbox.Tmpfs{{Path: "/small", Size: 1 << 20}}}, "sleep 1000")
+	require.ErrorIs(t, rt.CopyTo(ctx, id, "/", tarOf(t, "f", "x"), arcbox.CopyToOptions{}), arcbox.ErrConflict)
+	err := rt.CopyTo(ctx, id, "/small", tarOf(t, "big", strings.Repeat("x", 2<<20)), arcbox.CopyToOptions{})
+	require.ErrorIs(t, err, arcbox.ErrUnavailable)
+	require.ErrorContains(t, err, "no space")
+	out, err := rt.CommandContext(ctx, id, "sh", "-c", "rm -f /small/*; df /small | grep -c small").Output()
+	require.NoError(t, err)
+	require.Equal(t, "1\n", string(out))
+	require.NoError(t, rt.CopyTo(ctx, id, "/small", tarOf(t, "f", "x"), arcbox.CopyToOptions{}))
+	r, _, err := rt.CopyFrom(ctx, id, "/small/f")
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"f": "x"}, readTar(t, r))
 }
