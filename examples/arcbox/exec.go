@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -99,21 +100,23 @@ Of a container with a terminal, ctrl-p ctrl-q detaches and leaves it running; of
 }
 
 func (c *cli) startCommand() *cobra.Command {
-	var attach bool
+	var attach, stdin bool
 	cmd := &cobra.Command{
-		Use:   "start [-a] CONTAINER...",
+		Use:   "start [-a [-i]] CONTAINER...",
 		Short: "Start containers that were made before",
 		Long: `Start containers that were made before. What they wrote is as they left it.
 
 Outside of "arcbox shell" only -a makes sense, for one container: it ends with this process. Its output is shown and its
-exit code is the command's; stdin is not connected.`,
+exit code is the command's. With -i stdin is connected, of a container that was made with -i.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case attach && len(args) > 1:
 				return &exitError{exitOwn, fmt.Errorf("start --attach: name one container, not %d", len(args))}
 			case attach:
-				return c.startAttached(cmd.Context(), args[0])
+				return c.startAttached(cmd.Context(), args[0], stdin)
+			case stdin:
+				return &exitError{exitOwn, errors.New("start --interactive: it takes --attach")}
 			}
 			if err := c.needsShell("start without --attach"); err != nil {
 				return err
@@ -122,14 +125,15 @@ exit code is the command's; stdin is not connected.`,
 		},
 	}
 	cmd.Flags().BoolVarP(&attach, "attach", "a", false, "show the output and wait for the end")
+	cmd.Flags().BoolVarP(&stdin, "interactive", "i", false, "connect stdin")
 	return cmd
 }
 
 // startAttached starts a container and shows what it writes from then on. That comes from its log: one that has exited
 // cannot be attached to before it is started, and what it writes first would be lost after.
-func (c *cli) startAttached(ctx context.Context, ref string) error {
-	f := &foreground{c: c, proxy: true}
-	return f.do(ctx, func(ctx context.Context, _ stdio, _ waiter) error {
+func (c *cli) startAttached(ctx context.Context, ref string, stdin bool) error {
+	f := &foreground{c: c, proxy: true, stdin: stdin}
+	return f.do(ctx, func(ctx context.Context, std stdio, _ waiter) error {
 		return c.withMachine(ctx, func(rt *arcbox.Runtime, d *display) error {
 			i, err := rt.InspectContainer(ctx, ref)
 			if err != nil {
@@ -148,6 +152,14 @@ func (c *cli) startAttached(ctx context.Context, ref string) error {
 				return err
 			}
 			d.close(true)
+			if stdin {
+				p, err := rt.AttachContainer(ctx, i.ID, arcbox.AttachOptions{Stdin: std.stdin})
+				if err == nil {
+					defer p.Close()
+				} else if now, ierr := rt.InspectContainer(ctx, i.ID); ierr != nil || now.State != arcbox.ContainerExited {
+					return err // it has not ended meanwhile
+				}
+			}
 			f.sig.forward(recorded{rt, i.ID}, c.in, false)
 			if err := rt.CopyLogs(ctx, i.ID, c.out, c.err, arcbox.LogsOptions{Follow: true, Since: since}); err != nil {
 				return err

@@ -132,11 +132,14 @@ func TestShell(t *testing.T) {
 		`run -d --name web -l tier=front -m 64m busybox:test sh -c 'trap "exit 7" TERM; echo ready; echo oops >&2; while :; do sleep 0.1; done'`,
 		"ps --filter label=tier=front",
 		`exec -e A=b web sh -c 'echo "in $A"; exit 3'`,
+		"run -d --name other busybox:test sleep 1000", "stats --no-stream --interval 50ms web other", "stats --no-stream --interval 50ms", "rm -f other",
 		"exec -i web cat", // takes the rest of the input where it is not told to end
 	)
 	require.Zero(t, code, stderr)
 	require.Contains(t, stdout, "web    busybox:test   running")
 	require.Contains(t, stdout, "in b\n")
+	require.Equal(t, 2, strings.Count(stdout, "\nother "), stdout)
+	require.Equal(t, 2, strings.Count(stdout, "MEMORY / LIMIT"), stdout)
 
 	code, stdout, stderr = h.shell(
 		"rename web old", "start old", "logs old", "exec old echo hello", "stop old", "wait old", "logs old",
@@ -180,6 +183,13 @@ func TestRecordedContainers(t *testing.T) {
 		require.Contains(t, stderr, noDaemon, args)
 		require.Empty(t, stdout, args)
 	}
+	code, _, stderr = h.run("", "-q", "create", "-i", "--name", "in", "busybox:test", "sh", "-c", "read a; cat; exit $a")
+	require.Zero(t, code, stderr)
+	code, stdout, stderr = h.run("6\nthe rest", "-q", "start", "-a", "-i", "in")
+	require.Equal(t, 6, code, stderr)
+	require.Equal(t, "the rest", stdout)
+	code, _, stderr = h.run("", "-q", "rm", "in")
+	require.Zero(t, code, stderr)
 	code, _, stderr = h.run("", "-q", "rm", "x", "y")
 	require.Equal(t, 1, code)
 	require.Contains(t, stderr, "y")

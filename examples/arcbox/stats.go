@@ -1,8 +1,11 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -15,40 +18,80 @@ func (c *cli) statsCommand() *cobra.Command {
 	var once bool
 	var interval time.Duration
 	cmd := &cobra.Command{
-		Use:   "stats [flags] CONTAINER",
-		Short: "Show what a running container uses, until an interrupt (in arcbox shell)",
-		Args:  cobra.ExactArgs(1),
+		Use:   "stats [flags] [CONTAINER...]",
+		Short: "Show what running containers use, all or some, until an interrupt (in arcbox shell)",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
 			return c.withRuntime(nil, func(rt *arcbox.Runtime) error {
-				var before arcbox.Stats
-				shown := 0
-				for s, err := range rt.WatchStats(ctx, args[0], interval) {
-					if err != nil && ctx.Err() != nil {
-						return nil
-					}
-					if err != nil {
-						return c.explain(err)
-					}
-					if !before.Time.IsZero() { // the share of the processor is that of an interval
-						c.printStats(args[0], s, before, shown == 0)
-						if shown++; once {
-							return nil
-						}
-					}
-					before = s
+				names, err := runningNames(ctx, rt, args)
+				if err != nil {
+					return c.explain(err)
 				}
-				if shown == 0 && ctx.Err() == nil {
-					return c.explain(fmt.Errorf("stats of %s: %w: it has ended", args[0], arcbox.ErrConflict))
+				w := &statsWatch{c: c, interval: interval, once: once}
+				errs := make([]error, len(names))
+				var wg sync.WaitGroup
+				for i, name := range names {
+					wg.Go(func() { errs[i] = w.watch(ctx, rt, name) })
 				}
-				return nil
+				wg.Wait()
+				return c.explain(errors.Join(errs...))
 			})
 		},
 	}
 	cmd.Flags().BoolVar(&once, "no-stream", false, "one line, after one interval")
 	cmd.Flags().DurationVar(&interval, "interval", time.Second, "from a line to the next")
 	return cmd
+}
+
+// runningNames returns the names that were given, or those of all containers that run.
+func runningNames(ctx context.Context, rt *arcbox.Runtime, names []string) ([]string, error) {
+	if len(names) > 0 {
+		return names, nil
+	}
+	list, err := rt.ListContainers(ctx, arcbox.ListContainersOptions{States: []arcbox.ContainerState{arcbox.ContainerRunning, arcbox.ContainerPaused}})
+	for _, i := range list {
+		names = append(names, i.Name)
+	}
+	return names, err
+}
+
+// statsWatch prints the lines of several containers.
+type statsWatch struct {
+	c        *cli
+	interval time.Duration
+	once     bool
+
+	mu    sync.Mutex
+	shown bool // the head of the table
+}
+
+// watch prints the lines of one container until it ends or ctx does.
+func (w *statsWatch) watch(ctx context.Context, rt *arcbox.Runtime, name string) error {
+	var before arcbox.Stats
+	shown := false
+	for s, err := range rt.WatchStats(ctx, name, w.interval) {
+		if err != nil && ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if !before.Time.IsZero() { // the share of the processor is that of an interval
+			w.mu.Lock()
+			w.c.printStats(name, s, before, !w.shown)
+			w.shown = true
+			w.mu.Unlock()
+			if shown = true; w.once {
+				return nil
+			}
+		}
+		before = s
+	}
+	if !shown && ctx.Err() == nil {
+		return fmt.Errorf("stats of %s: %w: it has ended", name, arcbox.ErrConflict)
+	}
+	return nil
 }
 
 const statsFormat = "%-16s %8s %20s %7s %6s %17s %17s\n"
