@@ -128,6 +128,7 @@ func (s *Supervisor[T]) Acquire(ctx context.Context) (target T, release func(), 
 
 // Pin is Acquire for a target that shall run, idle or not, until Stop or Close: it needs no hold, and a RecoveryPolicy
 // starts it anew after a crash. A second call changes nothing.
+// Where ctx ends just when the target has become ready, it may be pinned all the same.
 func (s *Supervisor[T]) Pin(ctx context.Context) (T, error) {
 	target, _, err := s.wait(ctx, &waiter[T]{grant: make(chan grant[T], 1), pin: true})
 	return target, err

@@ -46,6 +46,36 @@ func TestStartIsSharedAndIdleTargetStops(t *testing.T) {
 	})
 }
 
+func TestPinnedTargetRunsUntilStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(r *rig, o *Options[*fake]) {
+			r.startTime, o.IdleTimeout, o.Recovery = time.Second, time.Minute, RecoveryPolicy{MaxRetries: 2, Backoff: time.Second}
+		})
+		quick, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		_, err := r.sup.Pin(quick)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		time.Sleep(time.Hour)
+		require.Equal(t, Stopped, r.sup.State(), "who gave up has not pinned it")
+		for range 2 {
+			_, err = r.sup.Pin(t.Context())
+			require.NoError(t, err)
+		}
+		time.Sleep(time.Hour)
+		require.Equal(t, Ready, r.sup.State())
+		f, _ := r.sup.Current()
+		f.end(errBoom)
+		time.Sleep(time.Hour)
+		require.Equal(t, Ready, r.sup.State(), "wanted after the crash, and after the recovery")
+		require.NoError(t, r.sup.Stop(t.Context()))
+		_, release := r.acquire()
+		release()
+		time.Sleep(time.Hour)
+		require.Equal(t, Stopped, r.sup.State(), "Stop has ended it")
+		r.gone()
+	})
+}
+
 // Nobody is left when the start succeeds: the idle timeout begins all the same.
 func TestStartThatNobodyWaitsForStopsWhenIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -36,6 +36,8 @@ func (u *user) run(ctx context.Context) {
 			if f, ok := u.r.sup.Current(); ok {
 				f.end(nil)
 			}
+		case n == 3:
+			_, _ = u.r.sup.Pin(ctx)
 		default:
 			u.use(ctx)
 		}
@@ -111,6 +113,9 @@ func life(t *testing.T, seed uint64) {
 		}
 		wg.Wait()
 		if r.sup.State() != Closed && r.sup.opts.IdleTimeout > 0 {
+			if stopped { // somebody may have pinned it
+				_ = r.sup.Stop(t.Context()) // the error of a deaf target
+			}
 			// Nobody holds: after the longest recovery and the idle timeout nothing runs.
 			time.Sleep(time.Hour)
 			synctest.Wait()

@@ -80,11 +80,12 @@ func (b *suite) clonesAtOnce() error {
 		return fmt.Errorf("%d processes for one machine", len(idle))
 	}
 	for pid := range idle {
+		if err := b.wait(idleTime); err != nil { // for what a machine does at its start
+			return err
+		}
 		cpu, began := cpuTime(pid), time.Now()
-		select {
-		case <-time.After(idleTime):
-		case <-b.ctx.Done():
-			return b.ctx.Err()
+		if err := b.wait(idleTime); err != nil {
+			return err
 		}
 		report("idle_cpu_percent", "%", []float64{float64(cpuTime(pid)-cpu) / float64(time.Since(began)) * 100})
 		report("idle_rss_mb", "MB", []float64{field(pid, "status", "VmRSS:")})
@@ -111,6 +112,16 @@ func (b *suite) clonesAtOnce() error {
 	}
 	report("clone_private_mb", "MB", private)
 	return nil
+}
+
+// wait waits for a time.
+func (b *suite) wait(d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-b.ctx.Done():
+		return b.ctx.Err()
+	}
 }
 
 // machineProcesses returns the children of this process.
