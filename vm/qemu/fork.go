@@ -75,15 +75,44 @@ func (i *Instance) Fork(ctx context.Context, memory, state string, copy func([]v
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeTime)
 		defer cancel()
+		if err != nil { // the migration may be under way
+			err = errors.Join(err, i.execute(ctx, "migrate_cancel", nil, nil), i.finalized(ctx))
+		}
 		err = errors.Join(err, i.Resume(ctx))
 	}()
 	if err := i.migrate(ctx, files[1], "migrate"); err != nil {
+		return err
+	}
+	if err := i.finalized(ctx); err != nil {
 		return err
 	}
 	if err := fsx.CopySparse(ctx, files[0], i.memory); err != nil {
 		return err
 	}
 	return copy(disks)
+}
+
+// finalizePause is the time between two looks for the end of a migration.
+const finalizePause = time.Millisecond
+
+// finalized waits until the machine can go on after its state was written: QEMU says that a migration is completed a moment
+// before, and has no event for the moment itself.
+func (i *Instance) finalized(ctx context.Context) error {
+	t := time.NewTicker(finalizePause)
+	defer t.Stop()
+	for {
+		var is struct {
+			Status string `json:"status"`
+		}
+		if err := i.execute(ctx, "query-status", nil, &is); err != nil || is.Status != "finish-migrate" {
+			return err
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // freezeDisks returns the disks, by slot, and keeps them from being detached. One that comes or goes is ErrConflict.

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"context"
 	"io"
 	"os"
 	"path/filepath"
@@ -69,6 +70,8 @@ func TestForkOfARunningMachine(t *testing.T) {
 	require.NoFileExists(t, filepath.Join(dir, "m"))
 	say()
 
+	forkAndGo(t, parent, say)
+
 	digest := fileDigest(t, memory)
 	spec.MemoryFile, spec.State = memory, state
 	var wg sync.WaitGroup
@@ -113,4 +116,21 @@ func TestForkOfARunningMachine(t *testing.T) {
 	wg.Wait()
 	say()
 	require.Equal(t, digest, fileDigest(t, memory), "no child changes the memory that it began with")
+}
+
+// forkAndGo forks a machine for callers that go away at any moment, after which the machine goes on, and can be forked.
+func forkAndGo(t *testing.T, parent *Instance, say func()) {
+	t.Helper()
+	dir := t.TempDir()
+	nothing := func([]vm.Disk) error { return nil }
+	for n := range 6 {
+		ctx, cancel := context.WithTimeout(testContext(t), time.Duration(n*n)*2*time.Millisecond)
+		_ = parent.Fork(ctx, filepath.Join(dir, "m"), filepath.Join(dir, "x"), nothing)
+		cancel()
+		_ = os.Remove(filepath.Join(dir, "m"))
+		_ = os.Remove(filepath.Join(dir, "x"))
+		say()
+	}
+	require.NoError(t, parent.Fork(testContext(t), filepath.Join(dir, "m"), filepath.Join(dir, "x"), nothing))
+	say()
 }

@@ -223,7 +223,7 @@ func (i *Instance) event(e qmpEvent) {
 			i.portOpened()
 		}
 	case "MIGRATION":
-		if data.Status == "completed" || data.Status == "failed" {
+		if data.Status == "completed" || data.Status == "failed" || data.Status == "cancelled" {
 			select {
 			case i.migrated <- data.Status:
 			default: // nobody asked for it

@@ -102,6 +102,10 @@ func (i *Instance) migrate(ctx context.Context, f *os.File, command string) erro
 	if err := i.qmp.executeWith(ctx, f, "getfd", map[string]any{"fdname": stateFD}, nil); err != nil {
 		return err
 	}
+	select {
+	case <-i.migrated: // of one that nobody waited for
+	default:
+	}
 	if err := i.execute(ctx, command, map[string]any{"uri": "fd:" + stateFD}, nil); err != nil {
 		return err
 	}
