@@ -143,8 +143,8 @@ type CreateOptions struct {
 // finds the container; what ran has exited then, with a Reason. What containers wrote and logged and did not sync is safe
 // from the death of the program after some two seconds. A container with AutoRemove has no record.
 //
-// A spec that cannot work is ErrInvalid, a name that is taken ErrExists, a missing image ErrNotFound; all before
-// anything is made.
+// A spec that cannot work is ErrInvalid, a name that is taken ErrExists, a missing image ErrNotFound, an image that the
+// machine's processor cannot run ErrUnsupported; all before anything is made.
 func (r *Runtime) CreateContainer(ctx context.Context, spec ContainerSpec, opts CreateOptions) (ContainerInfo, error) {
 	return call(ctx, r, "CreateContainer", refOf(spec), func(ctx context.Context) (ContainerInfo, error) {
 		info, err := r.create(ctx, spec, opts)
@@ -172,6 +172,9 @@ func (r *Runtime) create(ctx context.Context, spec ContainerSpec, opts CreateOpt
 		return container.Info{}, err
 	}
 	if err := r.ensureImage(ctx, spec.Image, opts.Pull, opts.PullProgress); err != nil {
+		return container.Info{}, err
+	}
+	if err := r.checkPlatform(ctx, spec.Image); err != nil {
 		return container.Info{}, err
 	}
 	return r.containers.Create(ctx, s)

@@ -106,6 +106,21 @@ func parsePlatform(s string) (ocispec.Platform, error) {
 	return p, nil
 }
 
+// checkPlatform returns an error for an image that the machine cannot run.
+func (r *Runtime) checkPlatform(ctx context.Context, ref string) error {
+	img, err := r.images.Get(ctx, ref)
+	if err != nil {
+		return err
+	}
+	has, arch := img.Platform.Architecture, r.cfg.VM.Arch
+	older := map[string]string{"amd64": "386", "arm64": "arm"} // that these processors run too
+	if has == arch || has == older[arch] {
+		return nil
+	}
+	return fmt.Errorf("%w: the image is for %s and the machine is %s: pull it for linux/%s, or set Config.VM.Arch",
+		ErrUnsupported, imageInfo(img).Platform, arch, arch)
+}
+
 // layerEvery is how often the progress of one layer becomes an event, besides its changes of state.
 const layerEvery = time.Second
 

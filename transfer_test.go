@@ -63,6 +63,23 @@ func TestImageTravels(t *testing.T) {
 	require.ErrorIs(t, rt.SaveImage(ctx, io.Discard, "nothing"), arcbox.ErrNotFound)
 }
 
+// TestImageOfAnotherPlatform is refused before a machine is started for it.
+func TestImageOfAnotherPlatform(t *testing.T) {
+	reg := imagetest.NewRegistry(t)
+	ctx := testContext(t)
+	rt := newRuntime(t, testConfig(t))
+	img, err := imagetest.Busybox(t)
+	require.NoError(t, err)
+	img.Platform = ocispec.Platform{OS: "linux", Architecture: "s390x"}
+	ref := reg.Push(t, "app", "1", img)
+	info, err := rt.PullImage(ctx, ref, arcbox.PullOptions{Platform: "linux/s390x"})
+	require.NoError(t, err)
+	require.Equal(t, "linux/s390x", info.Platform)
+	_, err = rt.CreateContainer(ctx, arcbox.ContainerSpec{Image: ref}, arcbox.CreateOptions{})
+	require.ErrorIs(t, err, arcbox.ErrUnsupported)
+	require.ErrorContains(t, err, "linux/s390x")
+}
+
 func TestRemoveImageNamesWhoUsesIt(t *testing.T) {
 	rt := shared.get(t)
 	ctx := testContext(t)
