@@ -6,9 +6,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/md5"
+	"flag"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -135,4 +137,36 @@ func TestShareFS(t *testing.T) {
 	require.Equal(t, want, res.stdout)
 	require.Contains(t, res.stderr, "Read-only file system")
 	require.Contains(t, res.stderr, "ls: /none")
+}
+
+var slowPosix = flag.Bool("posix.slow", false, "let TestSharePosix ask all, which takes minutes on a busy machine")
+
+// What TestSharePosix does not ask: whether a lock is one on the host's file too, and, but for -posix.slow, what takes
+// thousands of round trips.
+const (
+	notPosix     = "FcntlFlockLocksFile"
+	manyRequests = "|OpenSymlinkRace|DirSeek|FdLeak|FileLarge|ParallelFileOpen|LinkUnlinkRename|ReadDirConsistency|XAttrLarge"
+)
+
+// TestSharePosix runs a program in a container that asks the share what POSIX asks of a file system.
+func TestSharePosix(t *testing.T) {
+	rt := shared.get(t)
+	bin, dir := t.TempDir(), t.TempDir()
+	build := exec.CommandContext(testContext(t), "go", "test", "-c", "-o", filepath.Join(bin, "posix"), "./internal/share/testdata/posix")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, string(out))
+	skip := notPosix
+	if !*slowPosix {
+		skip += manyRequests
+	}
+	spec := arcbox.ContainerSpec{Args: []string{"/t/posix", "-test.v", "-test.skip", "TestPosix/(" + skip + ")", "-dir", "/s"}, CapAdd: []string{"ALL"}, Mounts: append(onHost(dir),
+		arcbox.Mount{Type: arcbox.MountBind, Source: bin, Target: "/t", ReadOnly: true})}
+	res := run(t, rt, spec, arcbox.RunOptions{})
+	require.Zero(t, res.exit.Code, res.stdout+res.stderr)
+	require.Contains(t, res.stdout, "--- PASS: TestPosix/SharedMemory")
+	require.NotContains(t, res.stdout, "--- FAIL")
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, left)
 }
