@@ -2,11 +2,14 @@ package machine
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/internal/bootfs"
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/share"
 	"github.com/arcboxlabs/arcbox-go/vm"
 )
@@ -23,7 +26,11 @@ func (m *Machine) Share(ctx context.Context, src share.Source) (id string, relea
 			return api.HostShare + path, func() {}, nil
 		}
 	}
-	return m.shares.Add(ctx, src)
+	id, release, err = m.shares.Add(ctx, src)
+	if errors.Is(err, errs.ErrUnsupported) && src.FS == nil && m.cfg.Driver.Capabilities().Shares {
+		err = fmt.Errorf("%w: here a directory that containers mount has to lie in Config.VM.SharedDir", err)
+	}
+	return id, release, err
 }
 
 // below returns where in a directory a source lies, as a relative path with slashes, links resolved.
