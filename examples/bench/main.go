@@ -24,6 +24,12 @@
 //	share_stat_us       stat of a file of the host that was not looked at before, from a container
 //	share_read_mb_s, share_write_mb_s  a file of 64 MiB on the host, read and written by a container
 //	share_walk_10000_ms a walk of 10,000 files of the host with a stat of each, as git status does
+//	tcp_egress_mb_s     32 MiB that a container posts to a service of the host
+//	tcp_ingress_mb_s    the same fetched by a container from there
+//	tcp_publish_mb_s    the same fetched from a container through a published port
+//	tcp_between_containers_mb_s  the same fetched by one container from another in the machine, the exec of wget included
+//	dial_ms             Dial to a port of a container
+//	http_rps            requests through a published port to busybox httpd, which forks for each, a connection each, 8 at a time
 //	docker_run_ms       with -docker: docker run of the same image with a running dockerd, network off, to its exit
 //	arcbox_run_ms       with -docker: the same by arcbox in a running machine, measured in turn with it
 //	docker_exec_ms, arcbox_exec_ms  with -docker: true in a running container, in turn
@@ -47,7 +53,7 @@ func main() {
 	first := flag.String("first-run", "", "run one container from this data directory and end (used by the benchmark itself)")
 	pull := flag.String("pull", "", "pull this image and end (used by the benchmark itself)")
 	into := flag.String("into", "", "data directory for -pull")
-	only := flag.String("only", "", "measure only this: boots, containers, execs, first-runs, forks, clones, layers, pulls, shares, docker or lists")
+	only := flag.String("only", "", "measure only this: boots, containers, execs, first-runs, forks, clones, layers, pulls, shares, networks, docker or lists")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -79,7 +85,7 @@ func bench(ctx context.Context, rounds int, docker bool, only string) error {
 	}{
 		{"boots", b.boots}, {"containers", b.containers}, {"execs", b.execs}, {"first-runs", b.firstRuns},
 		{"forks", b.forks}, {"clones", b.clonesAtOnce}, {"layers", b.layers},
-		{"pulls", b.pulls}, {"shares", b.shares}, {"docker", b.docker}, {"lists", b.lists}, // the last leaves many records
+		{"pulls", b.pulls}, {"shares", b.shares}, {"networks", b.networks}, {"docker", b.docker}, {"lists", b.lists}, // the last leaves many records
 	}
 	if only != "pulls" {
 		if err := b.prepare(); err != nil {

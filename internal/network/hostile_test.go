@@ -528,6 +528,17 @@ func BenchmarkThroughput(b *testing.B) {
 		require.NoError(b, err)
 		send(b, c)
 	})
+	b.Run("egress", func(b *testing.B) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(b, err)
+		serve(b, l, func(c net.Conn) { _, _ = io.Copy(io.Discard, c); _, _ = c.Write([]byte("x")) })
+		_, err = m.Create(Spec{Name: "services", Services: map[uint16]string{80: l.Addr().String()}})
+		require.NoError(b, err)
+		z := startGuest(b, m, v1, "z", nil, Attachment{Network: "services"})
+		c, err := z.dial(context.Background(), netip.AddrPortFrom(z.dns, 80))
+		require.NoError(b, err)
+		send(b, c)
+	})
 	b.Run("container", func(b *testing.B) {
 		c, err := x.dial(context.Background(), netip.AddrPortFrom(y.ip, 80))
 		require.NoError(b, err)
