@@ -22,7 +22,8 @@ import (
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 )
 
-var hammerCount = flag.Int("hammer", 48, "containers of the hammer test")
+// hammerCount is small in the suite, whose time is short: go test -race -run TestHammer -args -hammer=200.
+var hammerCount = flag.Int("hammer", 32, "containers of the hammer test")
 
 // possessions are what there is in the guest and on the host.
 type possessions struct {
