@@ -27,6 +27,7 @@ type command struct {
 	spec  vm.Spec // completed, with absolute paths
 	accel vm.Accelerator
 	linux bool // of the host: processes can be renamed, and there is seccomp
+	tsc   int  // rate of an emulated amd64 processor's time stamp counter in kHz; 0 lets the guest measure it
 
 	qmpFD, consoleFD, agentFD int // sockets that QEMU inherits
 
@@ -235,6 +236,9 @@ func (c command) cmdline() string {
 		words = append(words, "mitigations=off", "nokaslr")
 		if c.spec.Arch == "amd64" {
 			words = append(words, "tsc=reliable", "no_timer_check")
+			if c.tsc != 0 {
+				words = append(words, "tsc_early_khz="+strconv.Itoa(c.tsc))
+			}
 		}
 	}
 	if c.spec.Cmdline != "" {

@@ -16,7 +16,7 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 func TestCommandLines(t *testing.T) {
-	base := command{linux: true, qmpFD: 3, consoleFD: 4, agentFD: 5, spec: vm.Spec{
+	base := command{linux: true, tsc: 2_596_140, qmpFD: 3, consoleFD: 4, agentFD: 5, spec: vm.Spec{
 		Name: "arcbox", Arch: "amd64", Kernel: "/boot/vmlinux", Initramfs: "/boot/initramfs", CPUs: 1, Memory: 512 << 20,
 	}}
 	arm := func(c *command) { c.spec.Arch, c.spec.Kernel = "arm64", "/boot/Image" }

@@ -35,6 +35,7 @@ type Config struct {
 type Driver struct {
 	binary string
 	log    *slog.Logger
+	tsc    *tscRate
 }
 
 var (
@@ -44,7 +45,7 @@ var (
 
 // New returns a driver. It looks at nothing: a missing QEMU shows in Start and in Probe.
 func New(cfg Config) *Driver {
-	d := &Driver{binary: cfg.Binary, log: cfg.Logger}
+	d := &Driver{binary: cfg.Binary, log: cfg.Logger, tsc: newTSCRate()}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -120,7 +121,7 @@ func (d *Driver) Start(ctx context.Context, spec vm.Spec) (vm.Instance, error) {
 	}
 	log := d.log.With("machine", spec.Name)
 	log.Info("starting QEMU", "binary", path, "accelerator", string(accel), "reason", reason)
-	inst, err := start(ctx, log, path, command{spec: spec, accel: accel, linux: h.os == "linux"})
+	inst, err := start(ctx, log, path, command{spec: spec, accel: accel, linux: h.os == "linux", tsc: d.tsc.kHz()})
 	if err != nil {
 		return nil, fmt.Errorf("start machine %s: %w", spec.Name, err)
 	}

@@ -43,7 +43,7 @@ func (d *Driver) Shape(spec vm.Spec) (string, error) {
 	if accel != vm.AcceleratorTCG {
 		return "", fmt.Errorf("save a machine that runs with %s: %w: this is proved for software emulation only", accel, errs.ErrUnsupported)
 	}
-	c := command{spec: spec, accel: accel}
+	c := command{spec: spec, accel: accel, tsc: coarse(d.tsc.kHz())}
 	if spec.NIC {
 		c.nicFD = firstFD + 3
 	}
