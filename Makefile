@@ -19,7 +19,7 @@ demo: ## boot a machine and run a container in it, with a timeline
 
 .PHONY: test
 test: setup check ## the whole suite: all checks, and all tests with real machines
-	@for m in $(MODULES); do (cd $$m && ARCBOX_TEST_VM=1 $(GO) test -race -shuffle=on -timeout 9m ./...) || exit 1; done
+	@for m in $(MODULES); do (cd $$m && ARCBOX_TEST_VM=1 $(GO) test -race -shuffle=on -timeout 20m ./...) || exit 1; done
 
 .PHONY: check
 check: ## format, vet for every system, types for macOS, staticcheck, and the rules of the house
@@ -31,7 +31,7 @@ check: ## format, vet for every system, types for macOS, staticcheck, and the ru
 
 .PHONY: mac
 mac: ## on a Mac: the drivers' conformance suite in the Virtualization framework, with tests that are signed
-	@CGO_ENABLED=1 ARCBOX_TEST_VM=1 $(GO) test -exec '$(GO) run ./vm/vz/sign -run' -timeout 9m ./vm/vz
+	@CGO_ENABLED=1 ARCBOX_TEST_VM=1 $(GO) test -exec '$(GO) run ./vm/vz/sign -run' -timeout 20m ./vm/vz
 
 .PHONY: bench
 bench: ## measure: lines of "BENCH name value unit"

@@ -31,7 +31,7 @@ func TestContainer(t *testing.T) {
 		umask
 		ulimit -n`, func(r *api.CreateRequest) { r.Hostname = "box" })
 	require.Equal(t, `pid 1
-uid=0 gid=0
+uid=0 gid=0 groups=0
 box
 box
 /
@@ -188,13 +188,13 @@ func TestUsers(t *testing.T) {
 	for name, tc := range map[string]struct {
 		user, image, want string
 	}{
-		"root":                 {"", "users", "0 0 10 /root"},
-		"name":                 {"app", "users", "1000 1001 10 29 /home/app"},
-		"number that is known": {"1000", "users", "1000 1001 10 29 /home/app"},
-		"with a group":         {"app:audio", "users", "1000 29 /home/app"},
-		"with a group number":  {"app:5", "users", "1000 5 /home/app"},
-		"unknown number":       {"77", "users", "77 0 /"},
-		"no passwd":            {"77:88", "base", "77 88 /"},
+		"root":                 {"", "users", "0 0 0 10 /root"},
+		"name":                 {"app", "users", "1000 1001 10 29 1001 /home/app"},
+		"number that is known": {"1000", "users", "1000 1001 10 29 1001 /home/app"},
+		"with a group":         {"app:audio", "users", "1000 29 29 /home/app"},
+		"with a group number":  {"app:5", "users", "1000 5 5 /home/app"},
+		"unknown number":       {"77", "users", "77 0 0 /"},
+		"no passwd":            {"77:88", "base", "77 88 88 /"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			use := layers("base", "users")
