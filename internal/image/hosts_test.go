@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
@@ -132,9 +133,9 @@ func TestOwnCA(t *testing.T) {
 	// The certificate of httptest is for example.com as well as for the loopback addresses, which are always plain.
 	_, port, _ := strings.Cut(strings.TrimPrefix(srv.URL, "https://"), ":")
 	ref := "example.com:" + port + "/app:1"
-	proxied := 0
+	var proxied atomic.Int32
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		proxied++
+		proxied.Add(1)
 		tunnel(w, srv.Listener.Addr().String())
 	}))
 	t.Cleanup(proxy.Close)
@@ -144,7 +145,7 @@ func TestOwnCA(t *testing.T) {
 	s := openStore(t, func(c *Config) { c.CA, c.Proxy = ca, http.ProxyURL(via) })
 	_, err = s.Pull(t.Context(), ref, PullOptions{})
 	require.NoError(t, err)
-	require.Positive(t, proxied)
+	require.Positive(t, proxied.Load())
 	s = openStore(t, func(c *Config) { c.Proxy = http.ProxyURL(via) })
 	_, err = s.Pull(t.Context(), ref, PullOptions{})
 	require.ErrorIs(t, err, errs.ErrUnavailable)
