@@ -146,18 +146,28 @@ func (s *Store) Restore(ctx context.Context, ours func(group string) bool, users
 		return err
 	}
 	defer unlock()
-	known := map[string]bool{}
+	missing := make(map[string]User, len(users))
 	for _, u := range users {
-		known[u.ID] = true
+		missing[u.ID] = u
+	}
+	if err := s.eachUse(func(path, id string, u use, err error) {
+		by, known := missing[id]
+		switch {
+		case err != nil || u.Session != "":
+		case known && by.Lasting && u == (use{Name: by.Name, Image: by.Image, Group: by.Group}):
+			delete(missing, id) // it is there as it should be
+		case !known && ours(u.Group):
+			s.removeUse(id, os.Remove(path))
+		}
+	}); err != nil {
+		return err
+	}
+	for _, u := range missing {
 		if err := s.writeUse(u); err != nil {
 			return err
 		}
 	}
-	return s.eachUse(func(path, id string, u use, err error) {
-		if err == nil && !known[id] && u.Session == "" && ours(u.Group) {
-			s.removeUse(id, os.Remove(path))
-		}
-	})
+	return nil
 }
 
 // eachUse calls do for every record of a user, with errs.ErrCorrupt for one that cannot be read: a power cut may leave
