@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"maps"
@@ -219,15 +218,7 @@ func loadRecords(dir string, keeps func(machine string) bool, logger *slog.Logge
 }
 
 func loadRecord(name, id string) (Info, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return Info{}, err
-	}
-	defer f.Close()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		return Info{}, fmt.Errorf("%w: not a regular file", errs.ErrCorrupt)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
+	b, err := fsx.ReadRegular(name, maxRecord)
 	if err != nil {
 		return Info{}, err
 	}

@@ -9,11 +9,14 @@ package fsx
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
 )
 
 // TempPrefix begins the name of every temporary file this package makes.
@@ -46,6 +49,20 @@ func Replace(path string, data []byte, perm fs.FileMode) error {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return f.rename()
+}
+
+// ReadRegular reads a regular file, and of a longer one the first max bytes and one more: the caller tells by that. What is
+// no regular file is errs.ErrCorrupt.
+func ReadRegular(path string, max int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%w: not a regular file", errs.ErrCorrupt)
+	}
+	return io.ReadAll(io.LimitReader(f, max+1))
 }
 
 // Sync makes what a file has durable. The directory, where its name is, takes SyncDir.

@@ -10,6 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -101,4 +103,18 @@ func TestSweepTempKeepsWhatIsNotItsOwn(t *testing.T) {
 	require.NoError(t, SweepTemp(dir, time.Now().Add(time.Hour)))
 	require.Equal(t, []string{"keep"}, names(t, dir))
 	require.NoError(t, SweepTemp(filepath.Join(dir, "missing"), time.Now()))
+}
+
+func TestReadRegular(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	_, err := ReadRegular(path, 4)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.NoError(t, os.WriteFile(path, []byte("123456"), 0o600))
+	for max, want := range map[int64]string{4: "12345", 5: "123456", 6: "123456", 100: "123456"} {
+		b, err := ReadRegular(path, max)
+		require.NoError(t, err)
+		require.Equal(t, want, string(b))
+	}
+	_, err = ReadRegular(filepath.Dir(path), 4)
+	require.ErrorIs(t, err, errs.ErrCorrupt)
 }

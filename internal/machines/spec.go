@@ -4,10 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -110,15 +108,10 @@ func writeRecord(dir string, s Spec, created time.Time) error {
 
 // readRecord reads a record and checks all that the code relies on. One that is not there is ErrNotFound.
 func readRecord(dir, name string) (record, error) {
-	f, err := os.Open(filepath.Join(dir, recordFile))
+	b, err := fsx.ReadRegular(filepath.Join(dir, recordFile), maxRecord)
 	if errors.Is(err, fs.ErrNotExist) {
 		return record{}, fmt.Errorf("record of machine %s: %w", name, errs.ErrNotFound)
 	}
-	if err != nil {
-		return record{}, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
 	if err != nil {
 		return record{}, fmt.Errorf("read the record of machine %s: %w", name, err)
 	}

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -101,12 +100,7 @@ func (m *Manager) fits(n *network) error {
 }
 
 func readRecord(name, id string) (*network, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
+	b, err := fsx.ReadRegular(name, maxRecord)
 	if err != nil {
 		return nil, err
 	}

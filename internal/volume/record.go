@@ -3,7 +3,6 @@ package volume
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -61,15 +60,7 @@ func load(dir string, logger *slog.Logger) ([]Info, error) {
 }
 
 func read(name, id string) (Info, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return Info{}, err
-	}
-	defer f.Close()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		return Info{}, fmt.Errorf("%w: not a regular file", errs.ErrCorrupt)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
+	b, err := fsx.ReadRegular(name, maxRecord)
 	if err != nil {
 		return Info{}, err
 	}
