@@ -90,7 +90,7 @@ func TestProcessOptions(t *testing.T) {
 		"hosts": {`grep db /etc/hosts`, "10.1.2.3\tdb\nfd00::1\tdb6\n", func(r *api.CreateRequest) {
 			r.ExtraHosts = []api.Host{{Name: "db", IP: "10.1.2.3"}, {Name: "db6", IP: "fd00::1"}}
 		}},
-		"privileged": {`mkdir /m; mount -t tmpfs none /m && echo mounts; head -c 1 /dev/sda | wc -c; grep ^CapEff /proc/self/status | cut -f2
+		"privileged": {`mkdir /m; mount -t tmpfs none /m && echo mounts; cat /dev/sd* 2>/dev/null | head -c 1 | wc -c; grep ^CapEff /proc/self/status | cut -f2
 			(echo 1 > /proc/sys/vm/drop_caches) && echo writes; mkdir /sys/fs/cgroup/sub && echo cgroup; grep -c powercap /proc/self/mountinfo; true`,
 			"mounts\n1\n000001ffffffffff\nwrites\ncgroup\n0\n", func(r *api.CreateRequest) { r.Privileged = true }},
 	} {

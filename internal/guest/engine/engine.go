@@ -216,18 +216,23 @@ func (e *Engine) kill(_ context.Context, req api.KillRequest) (api.KillReply, er
 
 // remove waits for the creation of a container that is being created: its creator may have gone in the middle of it.
 func (e *Engine) remove(ctx context.Context, req api.RemoveRequest) (api.RemoveReply, error) {
-	c, err := e.find(req.ID)
-	if errors.Is(err, errs.ErrNotFound) && CheckID(req.ID) == nil {
-		return api.RemoveReply{}, e.forget(ctx, req)
-	}
-	if err != nil {
+	if err := CheckID(req.ID); err != nil {
 		return api.RemoveReply{}, err
 	}
 	data := DeleteData
 	if req.Keep {
 		data = KeepData
 	}
-	return api.RemoveReply{}, e.removeContainer(ctx, c, req.Force, data)
+	for {
+		c, err := e.find(req.ID)
+		if err == nil {
+			return api.RemoveReply{}, e.removeContainer(ctx, c, req.Force, data)
+		}
+		// The request to create it may be read between the two: then it is there after all.
+		if err = e.forget(ctx, req); !errors.Is(err, errs.ErrExists) || ctx.Err() != nil {
+			return api.RemoveReply{}, err
+		}
+	}
 }
 
 // forget deletes what a container wrote that is known by that only. Nobody creates it meanwhile.
