@@ -2,15 +2,12 @@ package arcbox
 
 import (
 	"context"
-	"fmt"
 	"path"
-	"strings"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/arcboxlabs/arcbox-go/event"
-	"github.com/arcboxlabs/arcbox-go/internal/container"
 	"github.com/arcboxlabs/arcbox-go/internal/image"
 )
 
@@ -144,7 +141,7 @@ func (r *Runtime) UntagImage(ctx context.Context, name string) error {
 // RemoveImageOptions tunes RemoveImage.
 type RemoveImageOptions struct {
 	// Force removes an image by id though it has several names, and one that containers were made from as long as none of
-	// them runs. Those cannot be started again then.
+	// them runs, in this program or another. Those cannot be started again then.
 	Force bool
 }
 
@@ -162,25 +159,10 @@ type RemovedImage struct {
 // that has several names.
 func (r *Runtime) RemoveImage(ctx context.Context, ref string, opts RemoveImageOptions) (RemovedImage, error) {
 	return call(ctx, r, "RemoveImage", ref, func(ctx context.Context) (RemovedImage, error) {
-		got, err := r.images.Remove(ctx, ref, image.RemoveOptions{Force: opts.Force, Used: r.notRunning})
+		got, err := r.images.Remove(ctx, ref, image.RemoveOptions(opts))
 		r.publishRemoved(got)
 		return RemovedImage{ID: got.Image.ID.String(), Untagged: got.Names, Deleted: got.Gone}, err
 	})
-}
-
-// notRunning returns an error that names the containers that run from an image.
-func (r *Runtime) notRunning(img image.Image) error {
-	used, err := r.containers.List(container.Filter{
-		Image: img.ID.String(), States: []container.State{container.StateRunning, container.StatePaused, container.StateRestarting},
-	})
-	if err != nil || len(used) == 0 {
-		return err
-	}
-	names := make([]string, len(used))
-	for i, c := range used {
-		names[i] = c.Name
-	}
-	return fmt.Errorf("%w by the running containers %s: stop them first", ErrInUse, strings.Join(names, ", "))
 }
 
 func (r *Runtime) publishRemoved(got image.Removed) {

@@ -133,9 +133,18 @@ func TestRecordsOfAKilledProgram(t *testing.T) {
 		require.ErrorIs(t, err, arcbox.ErrInUse)
 		require.ErrorContains(t, err, fmt.Sprintf("process %d", cmd.Process.Pid))
 	}
+	id := inspect(second, "a").ImageID
+	_, err = second.RemoveImage(ctx, id, arcbox.RemoveImageOptions{Force: true})
+	require.ErrorIs(t, err, arcbox.ErrInUse)
+	require.ErrorContains(t, err, "by the running containers a:", "only the one that runs, of the other program")
+	pruned, err := second.PruneImages(ctx, arcbox.PruneImagesOptions{All: true})
+	require.NoError(t, err)
+	require.Empty(t, pruned.Images)
 	require.NoError(t, cmd.Process.Kill())
 	require.Error(t, cmd.Wait())
 	require.Equal(t, arcbox.ContainerExited, inspect(second, "a").State, "nobody has it any more")
+	_, err = second.RemoveImage(ctx, id, arcbox.RemoveImageOptions{})
+	require.ErrorContains(t, err, "by the containers a, third:")
 	require.ErrorIs(t, second.StartContainer(ctx, "a"), arcbox.ErrConflict)
 	require.NoError(t, second.Close())
 

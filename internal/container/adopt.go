@@ -45,7 +45,9 @@ func (m *Manager) adoptOne(ctx context.Context, mach Machine, i Info) (err error
 		return nil // of a try before
 	}
 	i.Machine, i.Spec.Machine = mach.Name(), mach.Name()
-	img, err := m.cfg.Images.Use(ctx, i.ImageID, m.user(i))
+	by := m.user(i)
+	by.Running = i.State.live()
+	img, err := m.cfg.Images.Use(ctx, i.ImageID, by)
 	if err != nil {
 		return err
 	}
@@ -96,12 +98,12 @@ func (m *Manager) adoptOne(ctx context.Context, mach Machine, i Info) (err error
 
 // enter makes the entry of a container that was adopted. The caller holds mu.
 func (m *Manager) enter(i Info, lease *network.Lease, inst *instance) {
-	restarting := i.State == StateRestarting
+	marked, restarting := i.State.live(), i.State == StateRestarting
 	if restarting { // its end was seen, and its start is still to come
 		i.State = StateExited
 	}
 	e := newEntry(i)
-	e.inst, e.lease = inst, lease
+	e.inst, e.lease, e.marked = inst, lease, marked
 	m.entries[i.ID] = e
 	m.publish(event.ContainerCreated, e.info, nil)
 	switch {

@@ -18,6 +18,33 @@ func (m *Manager) user(i Info) image.User {
 	}
 }
 
+// claim tells the store that a container is about to run. The caller holds op.
+func (m *Manager) claim(ctx context.Context, e *entry) error {
+	m.mu.Lock()
+	by, known := m.user(e.info), e.marked
+	m.mu.Unlock()
+	if known || by.Image.Validate() != nil {
+		return nil
+	}
+	if err := m.cfg.Images.Run(ctx, by); err != nil {
+		return fmt.Errorf("start container %q: %w", by.Name, err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e.marked = true
+	return nil
+}
+
+// mark tells the store whether a container runs, where that has changed. The caller holds mu.
+func (m *Manager) mark(e *entry) {
+	if runs := e.starting || e.info.State.live(); runs != e.marked {
+		e.marked = runs
+		by := m.user(e.info)
+		by.Running = runs
+		m.cfg.Images.Renew(by)
+	}
+}
+
 // restoreTimeout bounds the wait for other processes that change records of images.
 const restoreTimeout = 10 * time.Second
 
@@ -31,7 +58,11 @@ func (m *Manager) load(mine func(machine string) bool) ([]Info, error) {
 	defer cancel()
 	var users []image.User
 	for _, i := range infos {
-		if u := m.user(i); u.Image.Validate() == nil { // not so where the record is damaged
+		u := m.user(i)
+		m.mu.Lock()
+		u.Running = m.entries[i.ID] != nil && m.entries[i.ID].marked
+		m.mu.Unlock()
+		if u.Image.Validate() == nil { // not so where the record is damaged
 			users = append(users, u)
 		}
 	}

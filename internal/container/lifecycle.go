@@ -230,7 +230,9 @@ func (m *Manager) rename(e *entry, name string) error {
 	if m.cfg.Networks != nil {
 		m.cfg.Networks.Rename(e.id, name)
 	}
-	m.cfg.Images.Renew(m.user(e.info))
+	by := m.user(e.info)
+	by.Running = e.marked
+	m.cfg.Images.Renew(by)
 	m.publish(event.ContainerRenamed, e.info, map[string]string{event.AttrOldName: old})
 	m.touch(e)
 	return nil

@@ -45,6 +45,8 @@ type Images interface {
 	Layers(ctx context.Context, img image.Image) ([]image.LayerDisk, error)
 	// Use is Get for a container, which needs the image until Unuse. Renew changes what is known of the container.
 	Use(ctx context.Context, ref string, by image.User) (image.Image, error)
+	// Run is Renew for a container that is about to run. That its image was removed by force meanwhile is an error.
+	Run(ctx context.Context, by image.User) error
 	Renew(by image.User)
 	Unuse(id string)
 	// Restore says which containers need which images, of all containers in the groups that are ours.
@@ -108,6 +110,7 @@ type entry struct {
 	run     *run           // that of now, or the last one, or the one to come of a container that was not started yet
 	ends    int            // how many runs have ended
 
+	marked        bool               // the store knows that it runs
 	starting      bool               // the guest was asked to start it and has not answered
 	early         *ending            // the end that was reported meanwhile
 	prior         State              // what it was before StateRemoving
@@ -388,6 +391,7 @@ func (m *Manager) touch(e *entry) {
 	case StateRemoving, StateDead:
 		return
 	}
+	m.mark(e)
 	if m.records != nil && !e.info.Spec.AutoRemove && m.cfg.keeps(e.info.Machine) { // that one shall not outlive the program
 		m.records.put(e.info.clone())
 	}

@@ -46,6 +46,8 @@ func (f fakeImages) Use(ctx context.Context, ref string, _ image.User) (image.Im
 
 func (fakeImages) Renew(image.User) {}
 
+func (fakeImages) Run(context.Context, image.User) error { return nil }
+
 func (fakeImages) Unuse(string) {}
 
 func (fakeImages) Restore(context.Context, func(string) bool, []image.User) error { return nil }

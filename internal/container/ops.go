@@ -63,7 +63,13 @@ func (m *Manager) start(ctx context.Context, e *entry) error {
 	if err != nil {
 		return err
 	}
+	if err := m.claim(ctx, e); err != nil {
+		return err
+	}
 	if err := m.goOnline(e, inst); err != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.mark(e)
 		return err
 	}
 	m.mu.Lock()
@@ -87,6 +93,7 @@ func (m *Manager) start(ctx context.Context, e *entry) error {
 		if e.early != nil {
 			m.ended(e, *e.early)
 		}
+		m.mark(e)
 		return err
 	}
 	e.info.to(StateRunning)

@@ -50,9 +50,7 @@ func (s *Store) Tag(ctx context.Context, ref, name string) error {
 
 // RemoveOptions tunes Remove.
 type RemoveOptions struct {
-	Force bool // removes an image by ID though it has several names, and one that somebody uses
-	// Used is asked before an image goes, not before a mere name does; its error keeps everything as it is. nil is not.
-	Used func(Image) error
+	Force bool // removes an image by ID though it has several names, and one that somebody uses who does not run
 }
 
 // Removed is what Remove removed.
@@ -64,7 +62,7 @@ type Removed struct {
 
 // Remove takes a name from its image; with the last one the image goes too. Given an ID, or the start of one, it removes
 // the image and its name; where it has several names that is errs.ErrInUse unless Force is set. An image that somebody
-// uses, in any process, is errs.ErrInUse too, and stays. Content stays on disk until Prune. A name whose record is corrupt is removed too.
+// uses, in any process, is errs.ErrInUse too, and stays; with Force, where a user runs. Content stays on disk until Prune. A name whose record is corrupt is removed too.
 func (s *Store) Remove(ctx context.Context, ref string, o RemoveOptions) (Removed, error) {
 	return s.remove(ctx, ref, func(ctx context.Context, rec record, names []refRecord, name string) (Removed, error) {
 		for _, r := range names {
@@ -130,13 +128,8 @@ func (s *Store) drop(ctx context.Context, rec record, all, names []refRecord, go
 	if err != nil { // it can be removed all the same
 		img = Image{ID: rec.ID, Manifest: rec.Manifest.Digest, Platform: rec.Platform}
 	}
-	if gone && !o.Force {
-		if err := s.checkUnused(ctx, rec.ID); err != nil {
-			return Removed{}, err
-		}
-	}
-	if gone && o.Used != nil {
-		if err := o.Used(img); err != nil {
+	if gone {
+		if err := s.checkUnused(ctx, rec.ID, o.Force); err != nil {
 			return Removed{}, err
 		}
 	}

@@ -226,8 +226,8 @@ func TestUsersKeepImages(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, users[img.ID], 12)
 	require.Equal(t, User{ID: "c0", Name: "renamed", Image: img.ID}, users[img.ID][11])
-	require.ErrorContains(t, other.checkUnused(ctx, img.ID), "n01, n02, n03, n04, n05, n06, n07, n08, n09, n10 and 2 more")
-	require.ErrorIs(t, other.checkUnused(ctx, img.ID), errs.ErrInUse)
+	require.ErrorContains(t, other.checkUnused(ctx, img.ID, false), "n01, n02, n03, n04, n05, n06, n07, n08, n09, n10 and 2 more")
+	require.ErrorIs(t, other.checkUnused(ctx, img.ID, false), errs.ErrInUse)
 	for i := range 10 {
 		s.Unuse(fmt.Sprintf("c%d", i+2))
 	}
@@ -289,7 +289,7 @@ func TestDamagedUserIsForgotten(t *testing.T) {
 	s := openStore(t)
 	img := build(t, s, "a", nil, 10)
 	require.NoError(t, os.WriteFile(s.usePath("c1", ""), []byte("{"), 0o600))
-	require.NoError(t, s.checkUnused(t.Context(), img.ID))
+	require.NoError(t, s.checkUnused(t.Context(), img.ID, false))
 	_ = openStore(t, func(c *Config) { c.Dir = s.dir })
 	require.NoFileExists(t, s.usePath("c1", ""))
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"testing"
@@ -267,20 +268,43 @@ func TestUntagKeepsTheImage(t *testing.T) {
 	require.ErrorIs(t, err, errs.ErrNotFound)
 }
 
-func TestRemoveAsksWhoUsesTheImage(t *testing.T) {
+func TestRemoveLooksWhoUsesTheImage(t *testing.T) {
 	s, a, b := stocked(t)
-	used := errors.New("used")
-	o := RemoveOptions{Used: func(img Image) error { require.Len(t, img.Layers, 3); return used }}
-	got, err := s.Remove(t.Context(), "a:1", o)
+	other := openStore(t, func(c *Config) { c.Dir = s.dir })
+	ctx := t.Context()
+	for _, lasting := range []bool{false, true} {
+		by := User{ID: fmt.Sprint(lasting), Name: fmt.Sprint("runs-", lasting), Image: a.ID(t), Lasting: lasting}
+		_, err := other.Use(ctx, "a:1", by)
+		require.NoError(t, err)
+		require.NoError(t, other.Run(ctx, by))
+	}
+	users, err := s.Users(ctx)
+	require.NoError(t, err)
+	require.True(t, users[a.ID(t)][0].Running)
+	got, err := s.Remove(ctx, "a:1", RemoveOptions{})
 	require.NoError(t, err, "the image has another name")
 	require.False(t, got.Gone)
-	_, err = s.Remove(t.Context(), "localhost:5000/a:2", o)
-	require.ErrorIs(t, err, used)
-	_, err = s.Remove(t.Context(), a.ID(t).String(), o)
-	require.ErrorIs(t, err, used)
-	_, err = s.Get(t.Context(), "localhost:5000/a:2")
+	for _, ref := range []string{"localhost:5000/a:2", a.ID(t).String()} {
+		_, err = s.Remove(ctx, ref, RemoveOptions{Force: true})
+		require.ErrorIs(t, err, errs.ErrInUse)
+		require.ErrorContains(t, err, "running containers runs-false, runs-true: stop them")
+		_, err = s.Remove(ctx, ref, RemoveOptions{})
+		require.ErrorContains(t, err, "containers runs-false, runs-true: remove those")
+	}
+	other.Renew(User{ID: "true", Name: "rests", Image: a.ID(t), Lasting: true})
+	_, err = s.Remove(ctx, a.ID(t).String(), RemoveOptions{Force: true})
+	require.ErrorContains(t, err, "running containers runs-false:")
+	require.NoError(t, other.Run(ctx, User{ID: "true", Name: "again", Image: a.ID(t), Lasting: true}))
+	require.NoError(t, other.Close()) // nothing runs in it any more
+	_, err = s.Remove(ctx, a.ID(t).String(), RemoveOptions{})
+	require.ErrorContains(t, err, "by the containers again:")
+	got, err = s.Remove(ctx, a.ID(t).String(), RemoveOptions{Force: true})
 	require.NoError(t, err)
-	got, err = s.Remove(t.Context(), b.ID(t).String(), RemoveOptions{})
+	require.True(t, got.Gone)
+	err = s.Run(ctx, User{ID: "true", Image: a.ID(t), Lasting: true})
+	require.ErrorIs(t, err, errs.ErrNotFound)
+	require.ErrorContains(t, err, "removed by force")
+	got, err = s.Remove(ctx, b.ID(t).String(), RemoveOptions{})
 	require.NoError(t, err)
 	require.True(t, got.Gone)
 	require.Equal(t, []string{"docker.io/library/b:1"}, got.Names)

@@ -26,6 +26,9 @@ type User struct {
 	Group string        // of users with one owner, see Restore
 	// Lasting says that it outlives the Store. Another one needs its image until the Store is closed or its process ends.
 	Lasting bool
+	// Running says that it works with the image now, in this Store: not even force removes the image then. That ends with
+	// the Store or its process as well.
+	Running bool
 }
 
 // use is the record of a user.
@@ -34,6 +37,7 @@ type use struct {
 	Image   digest.Digest `json:"image"`
 	Group   string        `json:"group,omitempty"`
 	Session string        `json:"session,omitempty"` // that it ends with; "" is lasting
+	Running string        `json:"running,omitempty"` // session in which it runs; "" is none
 }
 
 // usePath is where a user is recorded. One that ends with a session has a place of its own there: a machine that goes on
@@ -90,8 +94,12 @@ func (s *Store) writeUse(by User) error {
 		return fmt.Errorf("user %.80q of an image: %w", by.ID, errs.ErrInvalid)
 	}
 	u := use{Name: by.Name, Image: by.Image, Group: by.Group}
+	session := filepath.Base(s.blobs.session)
 	if !by.Lasting {
-		u.Session = filepath.Base(s.blobs.session)
+		u.Session = session
+	}
+	if by.Running {
+		u.Running = session
 	}
 	data, err := json.Marshal(u)
 	if err != nil {
@@ -126,6 +134,26 @@ func (s *Store) removeUse(id string, err error) {
 	}
 }
 
+// Run is Renew for a user that is about to run. An image that was removed by force meanwhile is errs.ErrNotFound.
+func (s *Store) Run(ctx context.Context, by User) error {
+	ctx, end, err := s.begin(ctx, false)
+	if err != nil {
+		return err
+	}
+	defer end()
+	// Who removes the image looks before, and then it is gone, or after, and then it stays.
+	unlock, err := fsx.Lock(ctx, s.lockPath("records"), false)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := os.Lstat(s.recordPath(by.Image)); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("image %s %w: it was removed by force: pull or load it again", by.Image, errs.ErrNotFound)
+	}
+	by.Running = true
+	return s.writeUse(by)
+}
+
 // Renew changes what is known of a user, which needs the image already.
 func (s *Store) Renew(by User) {
 	if err := s.writeUse(by); err != nil {
@@ -154,7 +182,7 @@ func (s *Store) Restore(ctx context.Context, ours func(group string) bool, users
 		by, known := missing[id]
 		switch {
 		case err != nil || u.Session != "":
-		case known && by.Lasting && u == (use{Name: by.Name, Image: by.Image, Group: by.Group}):
+		case known && by.Lasting && !by.Running && u == (use{Name: by.Name, Image: by.Image, Group: by.Group}):
 			delete(missing, id) // it is there as it should be
 		case !known && ours(u.Group):
 			s.removeUse(id, os.Remove(path))
@@ -230,7 +258,9 @@ func (s *Store) readUses(ctx context.Context) (users map[digest.Digest][]User, d
 			dead = append(dead, u.path)
 			continue
 		}
-		users[u.Image] = append(users[u.Image], User{ID: u.id, Name: u.Name, Image: u.Image, Group: u.Group, Lasting: u.Session == ""})
+		users[u.Image] = append(users[u.Image], User{
+			ID: u.id, Name: u.Name, Image: u.Image, Group: u.Group, Lasting: u.Session == "", Running: u.Running != "" && alive[u.Running],
+		})
 	}
 	for _, list := range users {
 		slices.SortFunc(list, func(a, b User) int { return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID)) })
@@ -247,20 +277,28 @@ func (s *Store) sweepUses(ctx context.Context) error {
 	return err
 }
 
-// checkUnused returns errs.ErrInUse where containers need an image, and names them.
-func (s *Store) checkUnused(ctx context.Context, id digest.Digest) error {
+// checkUnused returns errs.ErrInUse where containers need an image, and names them; with force only those that run count.
+func (s *Store) checkUnused(ctx context.Context, id digest.Digest, force bool) error {
 	users, err := s.users(ctx)
-	if err != nil || len(users[id]) == 0 {
+	if err != nil {
 		return err
 	}
-	names := make([]string, 0, len(users[id]))
+	var names []string
 	for _, u := range users[id] {
-		names = append(names, u.Name)
+		if u.Running || !force {
+			names = append(names, u.Name)
+		}
+	}
+	if len(names) == 0 {
+		return nil
 	}
 	const most = 10
 	list := strings.Join(names[:min(len(names), most)], ", ")
 	if len(names) > most {
 		list += fmt.Sprintf(" and %d more", len(names)-most)
+	}
+	if force {
+		return fmt.Errorf("image %s: %w by the running containers %s: stop them first", id, errs.ErrInUse, list)
 	}
 	return fmt.Errorf("image %s: %w by the containers %s: remove those, or force it", id, errs.ErrInUse, list)
 }
