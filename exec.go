@@ -30,8 +30,8 @@ type AttachOptions struct {
 	Stdout, Stderr io.Writer // as in RunOptions
 }
 
-// Process is the handle on a process: of a container, from RunContainer and AttachContainer, or in one, from Exec. Close
-// it, or Wait for its end.
+// Process is the handle on a process: of a container, from RunContainer and AttachContainer, in one, from Exec, or in a
+// machine, from ExecMachine. Close it, or Wait for its end.
 type Process struct {
 	rt  *Runtime
 	att connection
@@ -113,10 +113,10 @@ func (r *Runtime) process(c connection, stdin io.Reader) *Process {
 	return &Process{rt: r, att: c}
 }
 
-// ID returns the id of the process's container or, where Exec returned it, of the process.
+// ID returns the id of the process's container or, where Exec or ExecMachine returned it, of the process.
 func (p *Process) ID() string { return p.att.ID() }
 
-// ContainerID returns the id of the container in which the process runs.
+// ContainerID returns the id of the container in which the process runs, "" for one that ExecMachine returned.
 func (p *Process) ContainerID() string { return p.att.ContainerID() }
 
 // Wait waits until the process has ended and all its output was written, and returns how it ended. When ctx ends first
@@ -143,7 +143,7 @@ func (p *Process) Resize(ctx context.Context, rows, cols uint16) error {
 }
 
 // Close detaches from the process and returns when no writer is written to any more. The process of a container runs on;
-// one of Exec is killed, unless it was detached. A second call does nothing. It returns nil.
+// one of Exec or ExecMachine is killed, unless it was detached. A second call does nothing. It returns nil.
 func (p *Process) Close() error { return p.att.Close() }
 
 // ExecSpec describes a process to run in a container beside its own. Only Args is required.

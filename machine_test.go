@@ -1,7 +1,9 @@
 package arcbox_test
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -105,5 +107,19 @@ func TestHoldsKeepMachines(t *testing.T) {
 	require.Equal(t, arcbox.MachineRunning, info.State)
 	release()
 	release()
+	eventOf(t, events, event.MachineStopped)
+
+	loadBusybox(t, rt)
+	spec := arcbox.MachineExecSpec{Image: "busybox:test", Args: sh("read line; echo $line")}
+	in, typed := io.Pipe()
+	var out bytes.Buffer
+	p, err := rt.ExecMachine(ctx, arcbox.DefaultMachine, spec, arcbox.RunOptions{Stdin: in, Stdout: &out})
+	require.NoError(t, err)
+	_, err = io.WriteString(typed, "still here\n")
+	require.NoError(t, err)
+	_, err = p.Wait(ctx)
+	require.NoError(t, err)
+	require.NoError(t, typed.Close())
+	require.Equal(t, "still here\n", out.String())
 	eventOf(t, events, event.MachineStopped)
 }

@@ -101,6 +101,12 @@ func (b *backend) Create(ctx context.Context, req api.CreateRequest) (engine.San
 	return b.process(req, ""), nil
 }
 
+// Exec implements engine.Backend.
+func (b *backend) Exec(ctx context.Context, req api.ExecRequest) (engine.Process, error) {
+	machine := &sandbox{b: b, ctx: context.Background(), execs: make(map[*sandbox]struct{})}
+	return machine.Exec(ctx, req)
+}
+
 // process makes a process that waits for its start.
 func (b *backend) process(req api.CreateRequest, execID string) *sandbox {
 	s := &sandbox{

@@ -104,12 +104,15 @@ type ProcessInfo struct {
 	Command []string      `json:"command"` // argv, cut to 4 KiB; the name in brackets where there is none
 }
 
-// ExecRequest runs another process in a running container. The stream is accepted when the command was executed; one that
+// ExecRequest runs another process in a running container or, without an ID, in the machine itself: as root with all
+// capabilities, in the machine's namespaces but for that of mounts, below a root made of Layers that has the machine's own
+// at /host. What such a process leaves behind ends with it. The stream is accepted when the command was executed; one that
 // does not exist or cannot be executed is an error instead (no_command, no_executable). Frames are those of Attach, with
 // Stdin of Process. Closing the stream kills the process, unless Detach is set. A paused container is ErrConflict.
 type ExecRequest struct {
-	ID         string  `json:"id"`      // of the container
-	ExecID     string  `json:"exec_id"` // of the process, unique in the guest, in the form of a container's
+	ID         string  `json:"id"`               // of the container; "" is the machine
+	Layers     []Layer `json:"layers,omitempty"` // in the machine; lowest first
+	ExecID     string  `json:"exec_id"`          // of the process, unique in the guest, in the form of a container's
 	Process    Process `json:"process"`
 	Privileged bool    `json:"privileged,omitempty"`
 	Detach     bool    `json:"detach,omitempty"` // the stream is closed when the command was executed, the output dropped
@@ -126,7 +129,7 @@ type ExecInspectRequest struct {
 
 // ExecInspectReply is how the process stands.
 type ExecInspectReply struct {
-	ID      string `json:"id"` // of the container
+	ID      string `json:"id"` // of the container; "" is the machine
 	PID     int    `json:"pid"`
 	Running bool   `json:"running"`
 	Exit    Exit   `json:"exit"`

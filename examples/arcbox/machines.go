@@ -23,10 +23,11 @@ func (c *cli) machineCommands() []*cobra.Command {
 		Long: `Create, start, stop, list, save and remove machines.
 
 Machines are kept in the data directory. There is no daemon that would run them: one that was started runs as long as the
-arcbox that has started it, so start, stop and the like are for "arcbox shell".`,
+arcbox that has started it, so start, stop and the like are for "arcbox shell". Exec and shell start one for themselves.`,
 	}
 	m.AddCommand(
 		c.machineCreate(), c.machineList(), c.machineInspect(), c.machineRemove(), c.machineSnapshot(), c.machineConsole(),
+		c.machineExec(), c.machineShell(),
 		c.machineVerb("start", "Start machines (in arcbox shell)", (*arcbox.Runtime).StartMachine),
 		c.machineVerb("stop", "Power machines off (in arcbox shell)", (*arcbox.Runtime).StopMachine),
 		c.machineVerb("restart", "Power machines off and start them (in arcbox shell)", (*arcbox.Runtime).RestartMachine),

@@ -42,10 +42,11 @@ func TestMachinesInTheShell(t *testing.T) {
 		"machine create --forkable lab", "run -d --name web --machine lab busybox:test sleep 1000",
 		"machine pause lab", "machine resume lab", "machine console lab", "machine snapshot --name warm lab",
 		"machine create --snapshot warm child", "machine start child", "exec web-child echo in the child",
+		"machine exec --image busybox:test child hostname", "machine exec --image busybox:test child ls -d /host/run",
 		"machine ls", "machine ls --snapshots", "machine rm --snapshots warm", "machine stop lab", "machine rm -f lab child", "ps -a",
 	)
 	require.Zero(t, code, stderr)
-	require.Contains(t, stdout, "in the child\n")
+	require.Contains(t, stdout, "in the child\nchild\n/host/run\n")
 	require.Regexp(t, `child +running`, stdout)
 	require.Regexp(t, `warm +lab +\d+ MiB +web`, stdout)
 }

@@ -48,11 +48,11 @@ type execution struct {
 // maxExecs is how many processes a container's entry knows, the newest.
 const maxExecs = 1024
 
-// Execution is a connection to a process in a container.
+// Execution is a connection to a process in a container, or in a machine itself.
 type Execution struct {
 	*agent.Process
 	m     *Manager
-	e     *entry
+	e     *entry // nil in a machine
 	x     *execution
 	agent Agent
 }
@@ -120,8 +120,13 @@ func execProcess(p api.Process, s ExecSpec) api.Process {
 // ID returns the id of the process.
 func (x *Execution) ID() string { return x.x.id }
 
-// ContainerID returns the id of the container.
-func (x *Execution) ContainerID() string { return x.e.id }
+// ContainerID returns the id of the container, "" in a machine.
+func (x *Execution) ContainerID() string {
+	if x.e == nil {
+		return ""
+	}
+	return x.e.id
+}
 
 // Signal sends a signal to the process. One that has ended is ErrConflict.
 func (x *Execution) Signal(ctx context.Context, signal string) error {

@@ -102,7 +102,16 @@ func (u undo) run() {
 }
 
 // Create makes a container and forks its process, which prepares itself while Create returns.
-func (b *Box) Create(ctx context.Context, req api.CreateRequest) (_ engine.Sandbox, err error) {
+func (b *Box) Create(ctx context.Context, req api.CreateRequest) (engine.Sandbox, error) {
+	sb, err := b.create(ctx, req, false)
+	if err != nil {
+		return nil, err
+	}
+	return sb, nil
+}
+
+// create is Create. In the machine the process has no namespaces of its own but that of mounts.
+func (b *Box) create(ctx context.Context, req api.CreateRequest, inMachine bool) (_ *sandbox, err error) {
 	var u undo
 	defer func() {
 		if err != nil {
@@ -139,6 +148,7 @@ func (b *Box) Create(ctx context.Context, req api.CreateRequest) (_ engine.Sandb
 	sb.oom = b.oom.add(req.ID, sb.cgroup)
 	u = append(u, sb.oom.close)
 	st := newStage(req, b.hide)
+	st.inMachine = inMachine
 	files := &descriptors{}
 	defer files.close() // the child has its own by then
 	root, err := mountRoot(lower, sb.scratch)

@@ -300,14 +300,6 @@ func (b *Box) shareNetwork(st *stage, files *descriptors, n api.Network) (err er
 	return err
 }
 
-// networkFlag makes a network namespace for the process where it shares none.
-func (s *stage) networkFlag() uintptr {
-	if s.shareNet {
-		return 0
-	}
-	return unix.CLONE_NEWNET
-}
-
 // join opens the network namespace of another container.
 func (n *networks) join(id string) (int, error) {
 	n.mu.Lock()

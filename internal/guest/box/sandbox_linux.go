@@ -73,8 +73,7 @@ func (s *sandbox) fork(st *stage, files *descriptors) error {
 	if err == nil {
 		s.child, err = s.box.reaper.Start(func() (int, error) {
 			return s.program.Fork(proc.ForkSpec{
-				Flags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWCGROUP |
-					st.networkFlag(),
+				Flags:  st.namespaces(),
 				Cgroup: cg,
 				Report: reportW,
 			})

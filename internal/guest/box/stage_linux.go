@@ -27,6 +27,7 @@ type stage struct {
 	netns    int    // the network namespace to join, else -1
 	exe      int    // the agent's executable where it is the container's init, else -1
 
+	inMachine  bool // in the machine itself: with its namespaces but for that of mounts, and its root at /host
 	hostname   string
 	hide       hidden
 	readOnly   bool // the root
@@ -47,6 +48,21 @@ type file struct {
 type hidden struct {
 	files, dirs, readonly []string
 }
+
+// namespaces are those to make for the process.
+func (s *stage) namespaces() uintptr {
+	var flags uintptr = unix.CLONE_NEWNS
+	if !s.inMachine {
+		flags |= unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWCGROUP
+	}
+	if !s.shareNet {
+		flags |= unix.CLONE_NEWNET
+	}
+	return flags
+}
+
+// machineRoot is where a process in the machine itself finds the machine's root.
+const machineRoot = "host"
 
 const (
 	atCwd    = ^uintptr(99) // AT_FDCWD
@@ -94,6 +110,13 @@ func (s *stage) enter(p *proc.Program) {
 	empty, dot := p.Str(""), p.Str(".")
 	p.Call("mount root", unix.SYS_MOVE_MOUNT, uintptr(s.root), empty, atCwd, p.Str(newRoot), unix.MOVE_MOUNT_F_EMPTY_PATH)
 	p.Call("enter root", unix.SYS_CHDIR, p.Str(newRoot))
+	if s.inMachine {
+		old := p.Str(machineRoot)
+		p.Call("make /"+machineRoot, unix.SYS_MKDIRAT, atCwd, old, 0o755).Accept(unix.EEXIST)
+		p.Call("change root", unix.SYS_PIVOT_ROOT, dot, old)
+		p.Call("enter root", unix.SYS_CHDIR, p.Str("/"))
+		return
+	}
 	p.Call("change root", unix.SYS_PIVOT_ROOT, dot, dot)
 	// The old root now lies on top of the new one: this unmounts the old one.
 	p.Call("leave old root", unix.SYS_UMOUNT2, dot, unix.MNT_DETACH)
@@ -184,6 +207,9 @@ func (s *stage) mask(p *proc.Program) {
 
 // identity sets the host name and brings up the network.
 func (s *stage) identity(p *proc.Program) {
+	if s.inMachine {
+		return
+	}
 	p.Call("set host name", unix.SYS_SETHOSTNAME, p.Str(s.hostname), uintptr(len(s.hostname)))
 	if s.shareNet {
 		return

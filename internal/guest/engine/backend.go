@@ -13,6 +13,8 @@ type Backend interface {
 	// Create makes a container whose process waits for Start. It waits for disks that are not there yet until ctx ends.
 	// Where it returns an error, nothing is left. The request was checked by CheckCreate.
 	Create(ctx context.Context, req api.CreateRequest) (Sandbox, error)
+	// Exec starts a process in the machine itself, as Sandbox.Exec does in a container. Release kills what it has left.
+	Exec(ctx context.Context, req api.ExecRequest) (Process, error)
 	// LogDir returns the directory of a container's log, which may not be there yet. A container of which nothing is
 	// there is ErrNotFound.
 	LogDir(ctx context.Context, id string) (string, error)

@@ -42,17 +42,8 @@ func CheckCreate(req api.CreateRequest) error {
 	if err := CheckID(req.ID); err != nil {
 		return err
 	}
-	if n := len(req.Layers); n == 0 || n > MaxLayers {
-		return fmt.Errorf("create %s: %w: %d layers, want 1 to %d", req.ID, errs.ErrInvalid, n, MaxLayers)
-	}
-	for _, l := range req.Layers {
-		ok := l.Serial != "" && len(l.Serial) <= MaxSerial
-		for i := 0; ok && i < len(l.Serial); i++ {
-			ok = alphanumeric(l.Serial[i]) || l.Serial[i] == '-' || l.Serial[i] == '_'
-		}
-		if !ok {
-			return fmt.Errorf("create %s: layer serial %.40q: %w", req.ID, l.Serial, errs.ErrInvalid)
-		}
+	if err := checkLayers(req.Layers); err != nil {
+		return fmt.Errorf("create %s: %w", req.ID, err)
 	}
 	if h := req.Hostname; len(h) > 64 || strings.ContainsAny(h, "\x00\n\t /") {
 		return fmt.Errorf("create %s: host name %.80q: %w", req.ID, h, errs.ErrInvalid)
@@ -65,12 +56,32 @@ func CheckCreate(req api.CreateRequest) error {
 	return nil
 }
 
+func checkLayers(layers []api.Layer) error {
+	if n := len(layers); n == 0 || n > MaxLayers {
+		return fmt.Errorf("%w: %d layers, want 1 to %d", errs.ErrInvalid, n, MaxLayers)
+	}
+	for _, l := range layers {
+		ok := l.Serial != "" && len(l.Serial) <= MaxSerial
+		for i := 0; ok && i < len(l.Serial); i++ {
+			ok = alphanumeric(l.Serial[i]) || l.Serial[i] == '-' || l.Serial[i] == '_'
+		}
+		if !ok {
+			return fmt.Errorf("layer serial %.40q: %w", l.Serial, errs.ErrInvalid)
+		}
+	}
+	return nil
+}
+
 // CheckExec returns ErrInvalid, with the reason, for a request that no backend could honour.
 func CheckExec(req api.ExecRequest) error {
 	if err := checkID("exec", req.ExecID); err != nil {
 		return err
 	}
-	if err := checkProcess(req.Process); err != nil {
+	err := checkProcess(req.Process)
+	if err == nil && req.ID == "" {
+		err = checkLayers(req.Layers)
+	}
+	if err != nil {
 		return fmt.Errorf("exec %s: %w", req.ExecID, err)
 	}
 	return nil

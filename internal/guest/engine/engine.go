@@ -22,6 +22,10 @@ type Engine struct {
 
 	bulk copies // archives of volumes, and shares
 
+	machine *container         // stands for the machine itself, where Exec runs processes too: it has no sandbox
+	visits  context.Context    // of processes that are being started in the machine
+	leave   context.CancelFunc // ends them
+
 	mu         sync.Mutex
 	containers map[string]*container
 	execs      map[string]*execution
@@ -30,7 +34,11 @@ type Engine struct {
 
 // New returns an engine without containers. Close ends it.
 func New(backend Backend) *Engine {
-	e := &Engine{backend: backend, containers: make(map[string]*container), execs: make(map[string]*execution)}
+	e := &Engine{
+		backend: backend, machine: newContainer(""), containers: make(map[string]*container), execs: make(map[string]*execution),
+	}
+	e.machine.state = running
+	e.visits, e.leave = context.WithCancel(context.Background())
 	backend.OnOOM(e.oom)
 	return e
 }
@@ -58,7 +66,7 @@ func (e *Engine) Register(m *api.Mux) {
 	e.registerVolumes(m)
 }
 
-// Close kills and removes all containers, and refuses new ones with ErrClosed. What they wrote is kept. It returns when
+// Close kills and removes all containers and the processes in the machine, and refuses new ones with ErrClosed. What they wrote is kept. It returns when
 // they are gone or ctx has ended, with what could not be removed. It may be called again.
 func (e *Engine) Close(ctx context.Context) error {
 	e.mu.Lock()
@@ -69,6 +77,7 @@ func (e *Engine) Close(ctx context.Context) error {
 	}
 	e.mu.Unlock()
 	e.bulk.close()
+	e.leaveMachine()
 	var mu sync.Mutex
 	var left []error
 	var wg sync.WaitGroup
@@ -83,6 +92,7 @@ func (e *Engine) Close(ctx context.Context) error {
 	}
 	wg.Wait()
 	if len(left) == 0 {
+		e.machine.joiners.Wait()
 		e.watches.Wait()
 	}
 	return errors.Join(left...)

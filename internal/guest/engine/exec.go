@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/arcboxlabs/arcbox-go/agent/api"
@@ -59,7 +60,7 @@ func (c *container) join() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.state != running {
-		return fmt.Errorf("exec in container %s: %w: it is %s", c.id, errs.ErrConflict, c.state)
+		return fmt.Errorf("exec in %s: %w: it is %s", c.title(), errs.ErrConflict, c.state)
 	}
 	c.joiners.Add(1)
 	return nil
@@ -77,7 +78,7 @@ func (e *Engine) addExec(c *container, id string) (*execution, error) {
 	if len(c.execs.all) >= maxExecs {
 		gone := c.execs.remove(1, (*execution).ended)
 		if len(gone) == 0 {
-			return nil, fmt.Errorf("exec in container %s: %w: %d run in it already: end some", c.id, errs.ErrUnavailable, maxExecs)
+			return nil, fmt.Errorf("exec in %s: %w: %d run in it already: end some", c.title(), errs.ErrUnavailable, maxExecs)
 		}
 		delete(e.execs, gone[0].id)
 	}
@@ -96,12 +97,62 @@ func (e *Engine) dropExec(x *execution) {
 	x.c.execs.remove(1, func(y *execution) bool { return y == x })
 }
 
+// execIn finds where an exec runs, and what starts it there.
+func (e *Engine) execIn(id string) (*container, func(context.Context, api.ExecRequest) (Process, error), error) {
+	if id == "" {
+		return e.machine, e.execInMachine, nil
+	}
+	c, err := e.get(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	return c, c.sb.Exec, nil
+}
+
+// execInMachine starts a process in the machine itself, unless the machine is left meanwhile.
+func (e *Engine) execInMachine(ctx context.Context, req api.ExecRequest) (Process, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(e.visits, cancel)()
+	return e.backend.Exec(ctx, req)
+}
+
+// title is what errors of execs call the container, or the machine.
+func (c *container) title() string {
+	if c.id == "" {
+		return "the machine"
+	}
+	return "container " + c.id
+}
+
+// leaveMachine kills the processes that Exec runs in the machine itself, and lets no more begin. Where one is being
+// started, that ends, or exec sees that it came too late.
+func (e *Engine) leaveMachine() {
+	e.leave()
+	m := e.machine
+	m.mu.Lock()
+	m.state = removed
+	m.mu.Unlock()
+	e.mu.Lock()
+	all := slices.Clone(m.execs.all)
+	e.mu.Unlock()
+	for _, x := range all {
+		select {
+		case <-x.started:
+			if x.p != nil && !x.ended() {
+				_ = x.p.Kill() // it may have ended
+			}
+		default:
+		}
+	}
+}
+
 // exec starts a process and connects the stream to it. When the stream ends before the process, it is killed.
 func (e *Engine) exec(ctx context.Context, req api.ExecRequest, st *api.Stream, accept func() error) error {
 	if err := CheckExec(req); err != nil {
 		return err
 	}
-	c, err := e.get(req.ID)
+	c, start, err := e.execIn(req.ID)
 	if err != nil {
 		return err
 	}
@@ -130,10 +181,10 @@ func (e *Engine) exec(ctx context.Context, req api.ExecRequest, st *api.Stream, 
 			return false
 		}
 	})
-	p, err := c.sb.Exec(ctx, req)
+	p, err := start(ctx, req)
 	if err != nil {
 		e.dropExec(x)
-		return fmt.Errorf("exec in container %s: %w", c.id, err)
+		return fmt.Errorf("exec in %s: %w", c.title(), err)
 	}
 	left = true
 	return x.serve(ctx, p, req.Detach, st, accept)
@@ -147,6 +198,9 @@ func (x *execution) serve(ctx context.Context, p Process, detach bool, st *api.S
 	x.io.run()
 	x.watches.Go(x.watch)
 	close(x.started)
+	if x.c.get() == removed { // Close has seen it before it was started; a container's process takes it along
+		_ = p.Kill()
+	}
 	if detach {
 		sub.close()
 		return accept()

@@ -161,6 +161,43 @@ func TestDetachAndDrop(t *testing.T) {
 	require.Equal(t, 33, exit.Code)
 }
 
+// TestExecInTheMachine executes without a container. Powering off ends it, and lets no more begin.
+func TestExecInTheMachine(t *testing.T) {
+	a := agenttest.New(commands())
+	c := agent.New(a.Dial)
+	ctx := t.Context()
+	in := func(id, command string) api.ExecRequest {
+		return api.ExecRequest{ExecID: id, Layers: []api.Layer{{Serial: "x"}}, Process: api.Process{Args: []string{command}}}
+	}
+	var out bytes.Buffer
+	p, err := c.Exec(ctx, in("x1", "talk"), &out, io.Discard)
+	require.NoError(t, err)
+	exit, err := p.Wait(ctx)
+	require.NoError(t, err)
+	require.Zero(t, exit)
+	require.Equal(t, "one\ntwo\nthree", out.String())
+	bare := in("x2", "talk")
+	bare.Layers = nil
+	_, err = c.Exec(ctx, bare, nil, nil)
+	require.ErrorIs(t, err, errs.ErrInvalid)
+	_, err = c.Exec(ctx, in("x2", "nope"), nil, nil)
+	require.ErrorIs(t, err, errs.ErrNoCommand)
+
+	p, err = c.Exec(ctx, in("x3", "wait"), nil, nil)
+	require.NoError(t, err)
+	rep, err := c.ExecInspect(ctx, api.ExecInspectRequest{ExecID: "x3"})
+	require.NoError(t, err)
+	require.True(t, rep.Running)
+	require.Empty(t, rep.ID)
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		a.Close()
+	}()
+	_, _ = p.Wait(ctx) // its exit, or the end of the connection
+	<-closed
+}
+
 func TestOldExecsAreForgotten(t *testing.T) {
 	c := use(t, "wait")
 	ctx := t.Context()
