@@ -226,9 +226,6 @@ func (e *Engine) kill(_ context.Context, req api.KillRequest) (api.KillReply, er
 
 // remove waits for the creation of a container that is being created: its creator may have gone in the middle of it.
 func (e *Engine) remove(ctx context.Context, req api.RemoveRequest) (api.RemoveReply, error) {
-	if err := CheckID(req.ID); err != nil {
-		return api.RemoveReply{}, err
-	}
 	data := DeleteData
 	if req.Keep {
 		data = KeepData
@@ -237,6 +234,9 @@ func (e *Engine) remove(ctx context.Context, req api.RemoveRequest) (api.RemoveR
 		c, err := e.find(req.ID)
 		if err == nil {
 			return api.RemoveReply{}, e.removeContainer(ctx, c, req.Force, data)
+		}
+		if CheckID(req.ID) != nil { // there is none, and nothing that it wrote
+			return api.RemoveReply{}, err
 		}
 		// The request to create it may be read between the two: then it is there after all.
 		if err = e.forget(ctx, req); !errors.Is(err, errs.ErrExists) || ctx.Err() != nil {
