@@ -61,13 +61,13 @@ func (i *Instance) DetachDisk(ctx context.Context, id string) error {
 func (i *Instance) disjoin(ctx context.Context, verb, id string, f func(abandoned func() bool) error) error {
 	result := make(chan error, 1)
 	abandoned := func() bool { return ctx.Err() != nil }
-	if !i.work(func() { result <- f(abandoned) }) {
-		return fmt.Errorf("%s disk %s: %w", verb, id, i.ended())
+	if !i.work.Go(func() { result <- f(abandoned) }) {
+		return fmt.Errorf("%s disk %s: %w", verb, id, i.life.Ended())
 	}
 	select {
 	case err := <-result:
-		if err != nil && i.life.Err() != nil {
-			err = i.ended()
+		if err != nil && i.life.Context().Err() != nil {
+			err = i.life.Ended()
 		}
 		if err == nil && verb == "attach" && ctx.Err() != nil {
 			err = context.Cause(ctx) // it may have been taken out again
@@ -130,11 +130,11 @@ func (i *Instance) release(id string, gone bool) {
 }
 
 func (i *Instance) attach(d vm.Disk, lun int) error {
-	if err := i.qmp.execute(i.life, "blockdev-add", blockNode(d), nil); err != nil {
+	if err := i.qmp.execute(i.life.Context(), "blockdev-add", blockNode(d), nil); err != nil {
 		return fmt.Errorf("%w: %w", errs.ErrUnavailable, err)
 	}
-	if err := i.qmp.execute(i.life, "device_add", diskDevice(d, lun), nil); err != nil {
-		i.qmp.execute(i.life, "blockdev-del", map[string]any{"node-name": diskNode + d.ID}, nil)
+	if err := i.qmp.execute(i.life.Context(), "device_add", diskDevice(d, lun), nil); err != nil {
+		i.qmp.execute(i.life.Context(), "blockdev-del", map[string]any{"node-name": diskNode + d.ID}, nil)
 		return fmt.Errorf("%w: %w", errs.ErrUnavailable, err)
 	}
 	return nil
@@ -146,7 +146,7 @@ func (i *Instance) detach(id string) error {
 	i.mu.Lock()
 	i.deleted[dev] = gone
 	i.mu.Unlock()
-	if err := i.qmp.execute(i.life, "device_del", map[string]any{"id": dev}, nil); err != nil {
+	if err := i.qmp.execute(i.life.Context(), "device_del", map[string]any{"id": dev}, nil); err != nil {
 		i.mu.Lock()
 		delete(i.deleted, dev)
 		i.mu.Unlock()
@@ -154,10 +154,10 @@ func (i *Instance) detach(id string) error {
 	}
 	select {
 	case <-gone:
-	case <-i.life.Done():
-		return context.Cause(i.life)
+	case <-i.life.Context().Done():
+		return context.Cause(i.life.Context())
 	}
-	if err := i.qmp.execute(i.life, "blockdev-del", map[string]any{"node-name": dev}, nil); err != nil {
+	if err := i.qmp.execute(i.life.Context(), "blockdev-del", map[string]any{"node-name": dev}, nil); err != nil {
 		return fmt.Errorf("%w: %w", errs.ErrUnavailable, err)
 	}
 	return nil

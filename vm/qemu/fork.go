@@ -43,7 +43,7 @@ const resumeTime = 30 * time.Second
 // that it uses and the disks.
 func (i *Instance) Fork(ctx context.Context, memory, state string, copy func([]vm.Disk) error) (err error) {
 	if !i.forkable {
-		return fmt.Errorf("fork machine %s: %w: it was not started to be forked", i.name, errs.ErrUnsupported)
+		return fmt.Errorf("fork machine %s: %w: it was not started to be forked", i.life.Name, errs.ErrUnsupported)
 	}
 	i.forking.Lock()
 	defer i.forking.Unlock()
@@ -53,7 +53,7 @@ func (i *Instance) Fork(ctx context.Context, memory, state string, copy func([]v
 			for _, path := range made {
 				err = errors.Join(err, os.Remove(path))
 			}
-			err = fmt.Errorf("fork machine %s: %w", i.name, err)
+			err = fmt.Errorf("fork machine %s: %w", i.life.Name, err)
 		}
 	}()
 	var files [2]*os.File

@@ -54,18 +54,18 @@ func (d *Driver) Shape(spec vm.Spec) (string, error) {
 // Snapshot saves the machine. See vm.Snapshotter. It takes some 10 ms: memory that is in a file is not written again.
 func (i *Instance) Snapshot(ctx context.Context, path string) (err error) {
 	if !i.saveable {
-		return fmt.Errorf("save machine %s: %w: it was not started with a memory file of its own", i.name, errs.ErrUnsupported)
+		return fmt.Errorf("save machine %s: %w: it was not started with a memory file of its own", i.life.Name, errs.ErrUnsupported)
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return fmt.Errorf("save machine %s: %w", i.name, err)
+		return fmt.Errorf("save machine %s: %w", i.life.Name, err)
 	}
 	defer func() {
 		if cerr := f.Close(); err == nil {
 			err = cerr
 		}
 		if err != nil {
-			err = errors.Join(fmt.Errorf("save machine %s: %w", i.name, err), os.Remove(path))
+			err = errors.Join(fmt.Errorf("save machine %s: %w", i.life.Name, err), os.Remove(path))
 		}
 	}()
 	if err := i.Pause(ctx); err != nil {
@@ -115,8 +115,8 @@ func (i *Instance) migrate(ctx context.Context, f *os.File, command string) erro
 			return fmt.Errorf("%w: the state could not be transferred: %s", errs.ErrUnavailable, i.stderr)
 		}
 		return nil
-	case <-i.life.Done():
-		return i.ended()
+	case <-i.life.Context().Done():
+		return i.life.Ended()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

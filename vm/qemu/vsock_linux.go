@@ -71,7 +71,7 @@ const (
 func (i *Instance) dialVsock(ctx context.Context, port uint32) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(i.life, cancel)()
+	defer context.AfterFunc(i.life.Context(), cancel)()
 	for wait := dialRetry; ; wait = min(2*wait, dialRetryMax) {
 		c, err := vsock.DialContext(ctx, i.cid, port, nil)
 		if err == nil {
@@ -88,8 +88,8 @@ func (i *Instance) dialVsock(ctx context.Context, port uint32) (net.Conn, error)
 		case <-ctx.Done():
 			t.Stop()
 		}
-		if i.life.Err() != nil {
-			return nil, fmt.Errorf("dial guest port %d: %w", port, i.ended())
+		if i.life.Context().Err() != nil {
+			return nil, fmt.Errorf("dial guest port %d: %w", port, i.life.Ended())
 		}
 		return nil, fmt.Errorf("dial guest port %d: %w: %w", port, context.Cause(ctx), err)
 	}

@@ -6,15 +6,15 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
-	"strings"
 	"sync"
 	"time"
-	"unicode"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/mux"
+	"github.com/arcboxlabs/arcbox-go/internal/vmlife"
 	"github.com/arcboxlabs/arcbox-go/vm"
 )
 
@@ -81,18 +81,10 @@ type FakeInstance struct {
 	hung bool
 	gate gate
 
-	life  context.Context // ends when the machine begins to end
-	end   context.CancelFunc
-	ready chan struct{} // closed when session is set
-	done  chan struct{}
-
-	session *mux.Session
+	life *vmlife.Life
 
 	mu    sync.Mutex
-	ended bool  // err is decided
-	err   error // why it ends
 	disks map[string]vm.Disk
-	lines []string
 	kept  string // what the suite's guest was told to remember
 }
 
@@ -105,9 +97,9 @@ var (
 
 func newFakeInstance(f *Fake, spec vm.Spec) *FakeInstance {
 	m := &FakeInstance{
-		spec: spec, hung: f.Hung, ready: make(chan struct{}), done: make(chan struct{}), disks: make(map[string]vm.Disk),
+		spec: spec, hung: f.Hung, life: vmlife.New(spec.Name, slog.New(slog.DiscardHandler)), disks: make(map[string]vm.Disk),
 	}
-	m.life, m.end = context.WithCancel(context.Background())
+	m.life.Console.Tee = spec.Console
 	for _, d := range spec.Disks {
 		m.disks[d.ID] = d
 	}
@@ -117,20 +109,21 @@ func newFakeInstance(f *Fake, spec vm.Spec) *FakeInstance {
 	}
 	ours, theirs := net.Pipe()
 	var wg sync.WaitGroup
+	life := m.life.Context()
 	wg.Go(func() {
 		defer theirs.Close()
 		select {
 		case <-f.Booted:
-		case <-m.life.Done():
+		case <-life.Done():
 			return
 		case <-open(f.Booted == nil):
 		}
-		guest.Serve(m.life, &fakeLink{Conn: theirs, gate: &m.gate, life: m.life})
+		guest.Serve(life, &fakeLink{Conn: theirs, gate: &m.gate, life: life})
 	})
-	wg.Go(func() { m.link(ours) })
+	wg.Go(func() { m.life.Link(ours) }) // the guest's end of the link goes first, when the machine ends
 	go func() {
 		wg.Wait()
-		close(m.done)
+		m.life.End(m.life.Condemned())
 	}()
 	return m
 }
@@ -143,17 +136,6 @@ func open(yes bool) <-chan struct{} {
 	c := make(chan struct{})
 	close(c)
 	return c
-}
-
-func (m *FakeInstance) link(conn net.Conn) {
-	s, err := mux.Connect(m.life, conn)
-	if err != nil {
-		return
-	}
-	defer s.Close()
-	m.session = s
-	close(m.ready)
-	<-s.Done() // the guest's end of the link goes first
 }
 
 // gate stops those who pass while it is shut.
@@ -211,42 +193,18 @@ func (l *fakeLink) WaitPeer(context.Context) error { return io.ErrClosedPipe }
 // Spec returns what the machine was started with, completed.
 func (m *FakeInstance) Spec() vm.Spec { return m.spec }
 
-// finish makes the machine end for a reason, nil for a good one. The first reason counts.
-func (m *FakeInstance) finish(err error) {
-	m.mu.Lock()
-	if !m.ended {
-		m.ended, m.err = true, err
-	}
-	m.mu.Unlock()
-	m.end()
-}
-
-// Crash ends the machine as a kernel panic would, with why in the error. It does not wait.
-func (m *FakeInstance) Crash(why string) {
-	m.finish(fmt.Errorf("machine %s: %w: %s", m.spec.Name, errs.ErrUnavailable, why))
-}
+// Crash ends the machine as a kernel panic would, with why and the last lines of Say in the error. It does not wait, and
+// does nothing to a machine that ends already.
+func (m *FakeInstance) Crash(why string) { m.life.Condemn(why) }
 
 // PowerOff ends the machine as a guest that powers off does. It does not wait.
-func (m *FakeInstance) PowerOff() { m.finish(nil) }
+func (m *FakeInstance) PowerOff() {
+	m.life.Ask()
+	m.life.BeginEnd()
+}
 
 // Say writes a line to the guest's console.
-func (m *FakeInstance) Say(line string) {
-	if m.spec.Console != nil {
-		fmt.Fprintf(m.spec.Console, "%s\n", line)
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.lines = append(m.lines, strings.Map(printable, line))
-	m.lines = m.lines[max(0, len(m.lines)-200):]
-}
-
-// printable drops control characters.
-func printable(r rune) rune {
-	if unicode.IsPrint(r) {
-		return r
-	}
-	return -1
-}
+func (m *FakeInstance) Say(line string) { fmt.Fprintf(&m.life.Console, "%s\n", line) }
 
 // Disks returns the disks that are attached, by ID.
 func (m *FakeInstance) Disks() map[string]vm.Disk {
@@ -261,61 +219,26 @@ func (m *FakeInstance) Disks() map[string]vm.Disk {
 
 // Dial opens a stream to the function of a port. See vm.Instance.
 func (m *FakeInstance) Dial(ctx context.Context, port uint32) (net.Conn, error) {
-	select {
-	case <-m.ready:
-	case <-m.life.Done():
-		return nil, fmt.Errorf("dial guest port %d: %w", port, m.over())
-	case <-ctx.Done():
-		return nil, fmt.Errorf("dial guest port %d: %w", port, context.Cause(ctx))
-	}
-	if m.life.Err() != nil {
-		return nil, fmt.Errorf("dial guest port %d: %w", port, m.over())
-	}
-	return m.session.Dial(ctx, port)
-}
-
-// over is the error of calls to a machine that has ended.
-func (m *FakeInstance) over() error {
-	<-m.done
-	if m.err != nil {
-		return m.err
-	}
-	return fmt.Errorf("machine %s has ended: %w", m.spec.Name, errs.ErrClosed)
+	return m.life.Dial(ctx, port)
 }
 
 // Shutdown ends the machine, unless its Fake is Hung: then it waits for ctx and kills it. See vm.Instance.
 func (m *FakeInstance) Shutdown(ctx context.Context) error {
-	if !m.hung {
-		return m.Close()
-	}
-	select {
-	case <-m.done:
-		return nil
-	case <-ctx.Done():
-		m.Close()
-		return fmt.Errorf("shut down machine %s: killed: %w", m.spec.Name, context.Cause(ctx))
-	}
+	return m.life.Shutdown(ctx, func() {
+		if !m.hung {
+			m.life.BeginEnd()
+		}
+	}, m.life.BeginEnd)
 }
 
 // Done is closed when the machine has ended. See vm.Instance.
-func (m *FakeInstance) Done() <-chan struct{} { return m.done }
+func (m *FakeInstance) Done() <-chan struct{} { return m.life.Done() }
 
 // Err tells why the machine ended. See vm.Instance.
-func (m *FakeInstance) Err() error {
-	select {
-	case <-m.done:
-		return m.err
-	default:
-		return nil
-	}
-}
+func (m *FakeInstance) Err() error { return m.life.Err() }
 
 // Close ends the machine. See vm.Instance.
-func (m *FakeInstance) Close() error {
-	m.finish(nil)
-	<-m.done
-	return nil
-}
+func (m *FakeInstance) Close() error { return m.life.Close(m.life.BeginEnd) }
 
 // Pause stops the guest. See vm.Pauser.
 func (m *FakeInstance) Pause(ctx context.Context) error { return m.setPaused(ctx, true) }
@@ -324,8 +247,8 @@ func (m *FakeInstance) Pause(ctx context.Context) error { return m.setPaused(ctx
 func (m *FakeInstance) Resume(ctx context.Context) error { return m.setPaused(ctx, false) }
 
 func (m *FakeInstance) setPaused(ctx context.Context, yes bool) error {
-	if m.life.Err() != nil {
-		return m.over()
+	if m.life.Context().Err() != nil {
+		return m.life.Ended()
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -372,15 +295,11 @@ func (m *FakeInstance) usable(ctx context.Context, err error) error {
 		return err
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case m.life.Err() != nil:
-		return m.over()
+	case m.life.Context().Err() != nil:
+		return m.life.Ended()
 	}
 	return nil
 }
 
 // ConsoleTail returns the last lines that Say wrote. See vm.ConsoleTailer.
-func (m *FakeInstance) ConsoleTail() string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return strings.Join(m.lines, "\n")
-}
+func (m *FakeInstance) ConsoleTail() string { return m.life.ConsoleTail() }

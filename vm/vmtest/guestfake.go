@@ -33,7 +33,7 @@ func (f fakeMachine) Do(command string) (string, func()) {
 	case "panic":
 		return "ok", func() {
 			f.m.Say("Kernel panic - not syncing: fake")
-			f.m.Crash("the guest's kernel panicked: Kernel panic - not syncing: fake\n" + f.m.ConsoleTail())
+			f.m.Crash("the guest's kernel panicked: Kernel panic - not syncing: fake")
 		}
 	case "say":
 		f.m.Say(arg)

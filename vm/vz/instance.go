@@ -7,13 +7,12 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/arcboxlabs/arcbox-go/internal/console"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/mux"
+	"github.com/arcboxlabs/arcbox-go/internal/vmlife"
 	"github.com/arcboxlabs/arcbox-go/vm"
 )
 
@@ -23,35 +22,21 @@ const grace = 10 * time.Second
 
 // Instance is a machine of the Virtualization framework.
 type Instance struct {
-	name   string
+	life   *vmlife.Life // begins to end before the machine is stopped
 	log    *slog.Logger
 	fw     framework
-	con    console.Log
 	layers *layers
 	nic    net.Conn        // the host's end of the network interface; nil where there is none
 	fixed  map[string]bool // the disks of the start, by ID
 	save   bool            // it can be saved: it has booted, with an identity that is kept
-
-	life  context.Context // ends when the machine begins to end
-	die   context.CancelFunc
-	begun chan struct{} // closed when the start has returned
-	ready chan struct{} // closed when session is set
-	done  chan struct{} // closed when everything has ended; err is set then
-	err   error
+	begun  chan struct{}   // closed when the start has returned
 
 	turn    chan struct{} // held by who changes the state of the machine: the framework takes one change at a time
 	started bool          // the machine was started; of who holds turn, as paused
 	paused  bool
 
-	session *mux.Session
-
-	calls sync.WaitGroup // calls of the framework under way; they may never end
+	calls vmlife.Group   // calls of the framework under way; they may never end
 	wg    sync.WaitGroup // goroutines that end with the machine
-
-	mu     sync.Mutex
-	ending bool   // no more calls
-	asked  bool   // Close or Shutdown was called
-	broken string // why the driver ends the machine; "" where it does not
 }
 
 var (
@@ -66,17 +51,16 @@ var (
 // newInstance makes the instance of a machine that begin will start. The caller starts own.
 func newInstance(log *slog.Logger, p plan, fw framework, output io.ReadCloser, tee io.Writer, l *layers) *Instance {
 	i := &Instance{
-		name: p.name, log: log, fw: fw, layers: l, fixed: make(map[string]bool), save: p.identity != "" && p.state == "",
-		begun: make(chan struct{}), ready: make(chan struct{}), done: make(chan struct{}), turn: make(chan struct{}, 1),
+		life: vmlife.New(p.name, log), log: log, fw: fw, layers: l, fixed: make(map[string]bool),
+		save: p.identity != "" && p.state == "", begun: make(chan struct{}), turn: make(chan struct{}, 1),
 	}
 	for _, d := range p.disks {
 		i.fixed[d.ID] = true
 	}
-	i.life, i.die = context.WithCancel(context.Background())
-	i.con.Tee = tee
-	i.con.OnPanic = func() { i.condemn("the guest's kernel panicked") }
+	i.life.Console.Tee = tee
+	i.life.Console.OnPanic = func() { i.life.Condemn("the guest's kernel panicked") }
 	i.wg.Go(func() {
-		io.Copy(&i.con, output)
+		io.Copy(&i.life.Console, output)
 		output.Close()
 	})
 	return i
@@ -114,11 +98,11 @@ func (i *Instance) exclusively(ctx context.Context, call func() error) error {
 	case i.turn <- struct{}{}:
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-i.life.Done():
+	case <-i.life.Context().Done():
 		return i.lifeEnded()
 	}
 	result := make(chan error, 1)
-	if !i.call(func() {
+	if !i.calls.Go(func() {
 		result <- call()
 		<-i.turn
 	}) {
@@ -130,7 +114,7 @@ func (i *Instance) exclusively(ctx context.Context, call func() error) error {
 		return explain(err)
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-i.life.Done():
+	case <-i.life.Context().Done():
 		return i.lifeEnded()
 	}
 }
@@ -139,44 +123,21 @@ func (i *Instance) exclusively(ctx context.Context, call func() error) error {
 func (i *Instance) lifeEnded() error {
 	select {
 	case <-i.begun:
-		return i.ended()
+		return i.life.Ended()
 	default: // own waits for the begin
 		return fmt.Errorf("%w: the machine ended while it started", errs.ErrUnavailable)
 	}
 }
 
-// call runs f in a goroutine of its own, unless the machine has ended. It may never return.
-func (i *Instance) call(f func()) bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.ending {
-		return false
-	}
-	i.calls.Go(f)
-	return true
-}
-
-// condemn ends the machine for a reason. The first one counts.
-func (i *Instance) condemn(why string) {
-	i.mu.Lock()
-	if i.broken == "" {
-		i.broken = why
-	}
-	i.mu.Unlock()
-	i.die()
-}
-
 // own waits for the end of the machine, or brings it about, and then ends everything else.
 func (i *Instance) own(output io.ReadCloser) {
 	last := i.watch()
-	i.die()
+	i.life.BeginEnd()
 	<-i.begun
 	if last == stateOther {
 		last = i.pull()
 	}
-	i.mu.Lock()
-	i.ending = true
-	i.mu.Unlock()
+	i.calls.Close()
 	if !within(grace, i.calls.Wait) {
 		// The binding waits on a channel for the framework, and nothing can make it stop.
 		i.log.Warn("a call of the Virtualization framework does not return and is left behind")
@@ -193,15 +154,20 @@ func (i *Instance) own(output io.ReadCloser) {
 		d.SetReadDeadline(time.Now().Add(grace))
 	}
 	i.wg.Wait()
-	i.mu.Lock()
-	i.err = i.why(last)
-	i.mu.Unlock()
-	if i.err != nil {
-		i.log.Warn("machine ended", "error", i.err)
-	} else {
-		i.log.Info("machine ended")
+	i.life.End(i.cause(last))
+}
+
+// cause returns why the machine ended in its last state, "" where that is as it should be.
+func (i *Instance) cause(last state) string {
+	switch line := i.life.Console.PanicLine(); {
+	case line != "":
+		return "the guest's kernel panicked: " + line
+	case i.life.Condemned() != "":
+		return i.life.Condemned()
+	case last == stateError:
+		return "the Virtualization framework ended it by an error"
 	}
-	close(i.done)
+	return ""
 }
 
 // watch waits until the machine has ended, and returns its last state, or until it is to end: then that is stateOther.
@@ -212,7 +178,7 @@ func (i *Instance) watch() state {
 			if s != stateOther {
 				return s
 			}
-		case <-i.life.Done():
+		case <-i.life.Context().Done():
 			return stateOther
 		}
 	}
@@ -227,7 +193,7 @@ func (i *Instance) pull() state {
 		return stateStopped
 	}
 	stopped := make(chan error, 1)
-	i.call(func() { stopped <- i.fw.stop() })
+	i.calls.Go(func() { stopped <- i.fw.stop() })
 	t := time.NewTimer(grace)
 	defer t.Stop()
 	for {
@@ -267,70 +233,16 @@ func within(d time.Duration, f func()) bool {
 	}
 }
 
-// why returns why the machine ended. i.mu is held.
-func (i *Instance) why(last state) error {
-	text := i.broken
-	line := i.con.PanicLine()
-	switch {
-	case i.asked:
-		return nil
-	case line != "":
-		text = "the guest's kernel panicked: " + line
-	case text != "":
-	case last == stateError:
-		text = "the Virtualization framework ended it by an error"
-	default:
-		return nil
-	}
-	if lines := i.con.LastWords(); len(lines) > 0 {
-		text += "; last lines of the console:\n\t" + strings.Join(lines, "\n\t")
-	}
-	return fmt.Errorf("machine %s: %w: %s", i.name, errs.ErrUnavailable, text)
-}
-
-// ended is the error of calls to a machine that has ended or is about to.
-func (i *Instance) ended() error {
-	<-i.done
-	if i.err != nil {
-		return i.err
-	}
-	return fmt.Errorf("machine %s has ended: %w", i.name, errs.ErrClosed)
-}
-
 // link connects to the agent when it is there, and ends the machine when the link breaks.
 func (i *Instance) link() {
 	conn, err := i.reach()
 	if err != nil {
 		return // the machine ends
 	}
-	s, err := mux.Connect(i.life, conn)
-	if err == nil {
-		i.session = s
-		close(i.ready)
-		select {
-		case <-s.Done():
-		case <-i.life.Done():
-			conn.Close() // the streams end as by a cut, not as if they had been closed
-			<-s.Done()
-		}
-		err = s.Err()
-		s.Close()
-	}
-	if i.life.Err() != nil || !errors.Is(err, mux.ErrProtocol) && i.follows() {
-		return
-	}
-	i.condemn("the guest broke the link to its agent: " + err.Error())
-}
-
-// follows tells whether the machine's end follows soon: that of the link may be the first of it to be seen.
-func (i *Instance) follows() bool {
-	t := time.NewTimer(2 * time.Second)
-	defer t.Stop()
-	select {
-	case <-i.life.Done():
-		return true
-	case <-t.C:
-		return false
+	// The streams end as by a cut, not as if they had been closed.
+	defer context.AfterFunc(i.life.Context(), func() { conn.Close() })()
+	if err := i.life.Link(conn); err != nil {
+		i.life.Condemn("the guest broke the link to its agent: " + err.Error())
 	}
 }
 
@@ -353,7 +265,7 @@ func (i *Instance) reach() (net.Conn, error) {
 	answers, over := make(chan answer), make(chan struct{})
 	defer close(over)
 	attempt := func() bool {
-		return i.call(func() {
+		return i.calls.Go(func() {
 			c, err := i.fw.connect(mux.VsockPort)
 			select {
 			case answers <- answer{c, err}:
@@ -371,7 +283,7 @@ func (i *Instance) reach() (net.Conn, error) {
 		select {
 		case <-t.C:
 			if !attempt() {
-				return nil, i.life.Err()
+				return nil, i.life.Context().Err()
 			}
 			t.Reset(dialAnswer)
 		case a := <-answers:
@@ -380,8 +292,8 @@ func (i *Instance) reach() (net.Conn, error) {
 			}
 			t.Reset(wait)
 			wait = min(2*wait, dialRetryMax)
-		case <-i.life.Done():
-			return nil, i.life.Err()
+		case <-i.life.Context().Done():
+			return nil, i.life.Context().Err()
 		}
 	}
 }
@@ -389,28 +301,7 @@ func (i *Instance) reach() (net.Conn, error) {
 // Dial opens a stream to a port of the guest. See vm.Instance. It does not wait for the guest to accept, so that a port on
 // which nobody listens shows in the stream's first read.
 func (i *Instance) Dial(ctx context.Context, port uint32) (net.Conn, error) {
-	select {
-	case <-i.ready:
-	default:
-		select {
-		case <-i.ready:
-		case <-i.life.Done():
-			return nil, fmt.Errorf("dial guest port %d: %w", port, i.ended())
-		case <-ctx.Done():
-			return nil, fmt.Errorf("dial guest port %d: wait for the guest's agent: %w", port, context.Cause(ctx))
-		}
-	}
-	c, err := i.session.Dial(ctx, port)
-	if err == nil || ctx.Err() != nil {
-		return c, err
-	}
-	// The session has ended, and with it the machine.
-	select {
-	case <-i.done:
-		return nil, fmt.Errorf("dial guest port %d: %w", port, i.ended())
-	case <-ctx.Done():
-		return nil, fmt.Errorf("dial guest port %d: %w", port, context.Cause(ctx))
-	}
+	return i.life.Dial(ctx, port)
 }
 
 // NIC returns the host's end of the network interface, a connection of messages. See vm.Networked.
@@ -444,10 +335,10 @@ func (i *Instance) setPaused(paused bool) (err error) {
 
 func (i *Instance) operate(ctx context.Context, verb string, call func() error) error {
 	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("%s machine %s: %w", verb, i.name, context.Cause(ctx))
+		return fmt.Errorf("%s machine %s: %w", verb, i.life.Name, context.Cause(ctx))
 	}
 	if err := i.exclusively(ctx, call); err != nil {
-		return fmt.Errorf("%s machine %s: %w", verb, i.name, err)
+		return fmt.Errorf("%s machine %s: %w", verb, i.life.Name, err)
 	}
 	return nil
 }
@@ -456,11 +347,11 @@ func (i *Instance) operate(ctx context.Context, verb string, call func() error) 
 // has the machine's identity only.
 func (i *Instance) Snapshot(ctx context.Context, path string) error {
 	if !i.save {
-		return fmt.Errorf("save machine %s: %w: it was not started with a memory file of its own", i.name, errs.ErrUnsupported)
+		return fmt.Errorf("save machine %s: %w: it was not started with a memory file of its own", i.life.Name, errs.ErrUnsupported)
 	}
 	path, err := absolute(path)
 	if err != nil {
-		return fmt.Errorf("save machine %s: %w", i.name, err)
+		return fmt.Errorf("save machine %s: %w", i.life.Name, err)
 	}
 	return i.operate(ctx, "save", func() error {
 		if err := i.setPaused(true); err != nil {
@@ -473,44 +364,19 @@ func (i *Instance) Snapshot(ctx context.Context, path string) error {
 // Shutdown presses the power button and kills the machine when ctx ends before it has ended. See vm.Instance. It resumes
 // a paused machine. A machine that has ended already is nil.
 func (i *Instance) Shutdown(ctx context.Context) error {
-	i.ask()
-	// A guest that is not there any more to hear it needs no question, so errors mean nothing here.
-	i.exclusively(ctx, func() error { return errors.Join(i.setPaused(false), i.fw.requestStop()) })
-	select {
-	case <-i.done:
-		return nil
-	case <-ctx.Done():
-		i.Close()
-		return fmt.Errorf("shut down machine %s: killed: %w", i.name, context.Cause(ctx))
-	}
-}
-
-func (i *Instance) ask() {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.asked = true
+	return i.life.Shutdown(ctx, func() {
+		i.exclusively(ctx, func() error { return errors.Join(i.setPaused(false), i.fw.requestStop()) })
+	}, i.life.BeginEnd)
 }
 
 // Done is closed when the machine has ended. See vm.Instance.
-func (i *Instance) Done() <-chan struct{} { return i.done }
+func (i *Instance) Done() <-chan struct{} { return i.life.Done() }
 
 // Err tells why the machine ended. See vm.Instance.
-func (i *Instance) Err() error {
-	select {
-	case <-i.done:
-		return i.err
-	default:
-		return nil
-	}
-}
+func (i *Instance) Err() error { return i.life.Err() }
 
 // Close pulls the plug and waits for the machine's end. See vm.Instance.
-func (i *Instance) Close() error {
-	i.ask()
-	i.die()
-	<-i.done
-	return nil
-}
+func (i *Instance) Close() error { return i.life.Close(i.life.BeginEnd) }
 
 // ConsoleTail returns the last lines of the guest's console. See vm.ConsoleTailer. It keeps at most 200.
-func (i *Instance) ConsoleTail() string { return strings.Join(i.con.Tail(console.MaxLines), "\n") }
+func (i *Instance) ConsoleTail() string { return i.life.ConsoleTail() }

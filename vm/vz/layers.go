@@ -130,8 +130,8 @@ func (i *Instance) change(ctx context.Context, verb, id string, err error, f fun
 	case err != nil:
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)
-	case i.life.Err() != nil:
-		err = i.ended()
+	case i.life.Context().Err() != nil:
+		err = i.life.Ended()
 	case verb == "attach" && i.fixed[id]:
 		err = errs.ErrExists
 	default:
