@@ -16,6 +16,7 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/splice"
 )
 
 // The bounds of what a container may have open at a time, and for how long nothing may happen.
@@ -94,7 +95,7 @@ func (g *gateway) tcp(r *tcp.ForwarderRequest) {
 	r.Complete(false)
 	m.lease.flows.established()
 	half = 0
-	splice(m.lease.ctx, newConn(&wq, ep), out)
+	splice.Join(m.lease.ctx, newConn(&wq, ep), out)
 }
 
 // connect makes the host's side of a container's connection.
@@ -185,5 +186,5 @@ type conn struct {
 
 func newConn(wq *waiter.Queue, ep tcpip.Endpoint) conn { return conn{gonet.NewTCPConn(wq, ep), ep} }
 
-// reset ends the connection so that the other side knows it was not in order.
-func (c conn) reset() { c.ep.Abort() }
+// Reset ends the connection so that the other side knows it was not in order.
+func (c conn) Reset() { c.ep.Abort() }

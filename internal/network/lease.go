@@ -293,7 +293,7 @@ type dialed struct {
 }
 
 func newDialed(ctx context.Context, c conn) net.Conn {
-	return &dialed{c, context.AfterFunc(ctx, c.reset)}
+	return &dialed{c, context.AfterFunc(ctx, c.Reset)}
 }
 
 // Close closes the connection.

@@ -13,6 +13,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/splice"
 )
 
 // Publish asks for a port of the host that leads to one of a container.
@@ -127,10 +128,10 @@ func (l *Lease) accept(ln *net.TCPListener, port uint16) {
 			defer cancel()
 			in, err := l.Dial(ctx, "tcp", netip.Addr{}, port)
 			if err != nil {
-				reset(c)
+				splice.Reset(c)
 				return
 			}
-			splice(l.ctx, c, in)
+			splice.Join(l.ctx, c, in)
 		})
 	}
 }
