@@ -14,26 +14,47 @@ import (
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 )
 
-// DialContainer connects to an address in the network of a running container. The connection has a CloseWrite. ctx bounds
-// the connecting only.
+// DialContainer connects to an address in the network of a running container, or to a Unix socket in its root. The
+// connection has a CloseWrite. ctx bounds the connecting only.
 //
-// A container that does not run is ErrConflict, a request that cannot be honoured ErrInvalid, and nobody who listens
-// ErrUnavailable.
+// A container that does not run is ErrConflict, a request that cannot be honoured ErrInvalid, a socket that is not there
+// ErrNotFound, and nobody who listens ErrUnavailable.
 func (c *Client) DialContainer(ctx context.Context, req api.DialRequest) (net.Conn, error) {
+	c.alias(&req)
+	return connect(ctx, c, api.Dial, req, addr{req.Network, req.Address})
+}
+
+// Listen makes a Unix socket that containers can mount by its id, until the stream is closed. ctx bounds the opening only. An
+// id that is taken is ErrExists.
+func (c *Client) Listen(ctx context.Context, req api.ListenRequest) (io.Closer, error) {
+	s, err := open(ctx, c, api.Listen, req)
+	if err != nil {
+		return nil, err // not a nil stream in an interface
+	}
+	return s, nil
+}
+
+// Accept waits for a connection to a socket of Listen, until ctx ends. The connection has a CloseWrite, and a Gone that is
+// closed when its other side has closed it altogether. A socket that is not there, or not any more, is ErrNotFound.
+func (c *Client) Accept(ctx context.Context, req api.AcceptRequest) (net.Conn, error) {
+	return connect(ctx, c, api.Accept, req, addr{"unix", req.ID})
+}
+
+// connect opens a stream that carries a connection.
+func connect[Req any](ctx context.Context, c *Client, m api.StreamMethod[Req], req Req, remote addr) (net.Conn, error) {
 	var raw net.Conn
 	if err := c.check(ctx); err != nil {
-		return nil, fmt.Errorf("dial: %w", err)
+		return nil, fmt.Errorf("%s: %w", m.Name, err)
 	}
-	c.alias(&req)
 	s, err := api.Open(ctx, func(ctx context.Context) (net.Conn, error) {
 		var err error
 		raw, err = c.dial(ctx)
 		return raw, err
-	}, api.Dial, req)
+	}, m, req)
 	if err != nil {
 		return nil, err
 	}
-	return &conn{raw: raw, s: s, remote: addr{req.Network, req.Address}}, nil
+	return &conn{raw: raw, s: s, remote: remote}, nil
 }
 
 // conn is a connection whose bytes travel in frames. Deadlines are those of the stream below: a Read or a Write that comes
@@ -164,6 +185,10 @@ func (c *conn) CloseWrite() error {
 
 // Close implements net.Conn.
 func (c *conn) Close() error { return c.s.Close() }
+
+// Gone is closed when the other side has closed the connection altogether, also where what it sent was not read yet. It is
+// nil where the transport does not tell.
+func (c *conn) Gone() <-chan struct{} { return c.s.Gone() }
 
 // LocalAddr implements net.Conn.
 func (c *conn) LocalAddr() net.Addr { return addr{c.remote.network, "agent"} }

@@ -14,7 +14,7 @@ type MountKind string
 // The kinds of mounts. File systems in memory are of their own type, Tmpfs.
 const (
 	MountVolume MountKind = "volume" // a directory on the machine's data disk, or in its memory where it has no disk
-	MountShare  MountKind = "share"  // a file system of Share, which is there
+	MountShare  MountKind = "share"  // a file system of Share, or a socket of Listen, which is there
 )
 
 // HostShare begins the Source of a share that needs no Share: the rest is the path of a directory or file, relative, below

@@ -4,19 +4,53 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/netip"
 	"runtime"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/guest/engine"
+	"github.com/arcboxlabs/arcbox-go/internal/guest/files"
 )
 
 var _ engine.Dialer = (*sandbox)(nil)
 
-// Dial implements engine.Dialer. A socket belongs to the network of the thread that makes it, wherever it is used then:
-// so a thread is in the container's network for as long as it connects, and nothing else runs on it.
-func (s *sandbox) Dial(ctx context.Context, network string, a netip.AddrPort) (net.Conn, error) {
+// Dial implements engine.Dialer.
+func (s *sandbox) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if network == "unix" && address[0] == '/' {
+		return s.dialPath(ctx, address)
+	}
+	return s.dialInside(ctx, network, address)
+}
+
+// dialPath connects to a socket among the container's files. The path is resolved within the container's root first: what is
+// connected to is the file that was found then, whatever takes its name.
+func (s *sandbox) dialPath(ctx context.Context, path string) (net.Conn, error) {
+	root, _, err := s.view()
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(root)
+	fd, err := files.OpenIn(root, path)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, fmt.Errorf("look at the socket: %w", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return nil, fmt.Errorf("%w: it is no socket", errs.ErrInvalid)
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", "/proc/self/fd/"+strconv.Itoa(fd))
+}
+
+// dialInside connects in the container's network. A socket belongs to the network of the thread that makes it, wherever it
+// is used then: so a thread is in the container's network for as long as it connects, and nothing else runs on it.
+func (s *sandbox) dialInside(ctx context.Context, network, address string) (net.Conn, error) {
 	files := &descriptors{}
 	defer files.close()
 	pidfd, _, err := s.open(files)
@@ -42,7 +76,7 @@ func (s *sandbox) Dial(ctx context.Context, network string, a netip.AddrPort) (n
 		}
 		var d net.Dialer
 		d.KeepAlive = -1
-		r.conn, r.err = d.DialContext(ctx, network, a.String()) // one literal address: by this goroutine
+		r.conn, r.err = d.DialContext(ctx, network, address) // one literal address: by this goroutine
 		if err := unix.Setns(own, unix.CLONE_NEWNET); err == nil {
 			runtime.UnlockOSThread() // otherwise the thread ends with its goroutine
 		}

@@ -35,7 +35,7 @@ type shares struct {
 	byID map[string]*shareMount
 }
 
-// shareMount is a share that is mounted. fd names its root; it is -1 while the share is being mounted.
+// shareMount is a share that is mounted, or a socket. fd names its root; it is -1 while the share is being mounted.
 type shareMount struct {
 	fd   int
 	file bool
@@ -60,6 +60,13 @@ func (s *shares) add(id string, file bool) (*shareMount, error) {
 	m := &shareMount{fd: -1, file: file}
 	s.byID[id] = m
 	return m, nil
+}
+
+// set says what the mounts of a share are of.
+func (s *shares) set(m *shareMount, fd int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m.fd = fd
 }
 
 // remove lets go of a share.
@@ -115,9 +122,7 @@ func (b *Box) Share(ctx context.Context, req api.ShareRequest, accept func() (en
 	if err != nil {
 		return fmt.Errorf("open the share: %w", err)
 	}
-	b.shares.mu.Lock()
-	m.fd = fd
-	b.shares.mu.Unlock()
+	b.shares.set(m, fd)
 	peer, err := accept()
 	if err != nil {
 		return err

@@ -20,7 +20,8 @@ type Engine struct {
 	events  broker
 	watches sync.WaitGroup
 
-	bulk copies // archives of volumes, and shares
+	bulk    copies // archives of volumes, shares and sockets
+	sockets sockets
 
 	machine *container         // stands for the machine itself, where Exec runs processes too: it has no sandbox
 	visits  context.Context    // of processes that are being started in the machine
@@ -61,6 +62,8 @@ func (e *Engine) Register(m *api.Mux) {
 	api.HandleStream(m, api.Logs, e.logs)
 	api.HandleStream(m, api.Dial, e.dial)
 	api.HandleStream(m, api.Share, e.share)
+	api.HandleStream(m, api.Listen, e.listen)
+	api.HandleStream(m, api.Accept, e.accept)
 	api.HandleStream(m, api.Events, e.events.serve)
 	e.registerFiles(m)
 	e.registerVolumes(m)
