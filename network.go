@@ -126,6 +126,15 @@ type PortMapping struct {
 	Count         int        // so many ports in a row, from both ports on; 0 is 1
 }
 
+// SocketMapping publishes a Unix socket of a container as one on the host while the container runs, for the program's user
+// only: the socket has mode 0600, and its directory 0700 where it is made. A socket at HostPath on which nobody listens is
+// replaced; anything else there is ErrConflict when the container starts. In a fork of the container's machine it is left
+// out where the path is taken.
+type SocketMapping struct {
+	HostPath      string // absolute, at most 103 bytes, its directory at most 89
+	ContainerPath string // as of Dial with "unix"; it need not be there before somebody connects
+}
+
 // NetworkFault is what is made wrong between two members of a network, both ways. Where several fit a pair the last one
 // holds.
 type NetworkFault struct {

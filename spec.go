@@ -26,6 +26,7 @@ type ContainerSpec struct {
 	Networks   []NetworkAttachment // empty is DefaultNetwork. The way to the outside is that of the first one that is not internal
 	Network    string              // in place of Networks: NetworkNone, NetworkMachine, or "container:" and an id or name, whose network is shared
 	Ports      []PortMapping       // published on the host
+	Sockets    []SocketMapping     // Unix sockets that are published on the host
 	ExtraHosts []string            // lines of /etc/hosts as "name:ip"
 	TTY        bool                // give the process a terminal; its stderr is then part of its stdout
 	Stdin      bool                // give the process a stdin that can be written; false is /dev/null
@@ -139,6 +140,9 @@ func (s ContainerSpec) compile() container.Spec {
 	for _, n := range s.Networks {
 		out.Networks = append(out.Networks, network.Attachment(n))
 	}
+	for _, p := range s.Sockets {
+		out.Sockets = append(out.Sockets, container.PublishSocket(p))
+	}
 	for _, u := range s.Ulimits {
 		out.Ulimits = append(out.Ulimits, container.Ulimit(u))
 	}
@@ -171,6 +175,9 @@ func containerSpec(s container.Spec) ContainerSpec {
 	}
 	for _, p := range s.Ports {
 		out.Ports = append(out.Ports, portMapping(network.Published(p)))
+	}
+	for _, p := range s.Sockets {
+		out.Sockets = append(out.Sockets, SocketMapping(p))
 	}
 	for _, u := range s.Ulimits {
 		out.Ulimits = append(out.Ulimits, Ulimit(u))

@@ -16,7 +16,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go/event"
 )
 
-// Dial connects to an address in the network of a running container: "tcp", "tcp4" or "tcp6", and an IP address and port;
+// Dial connects to a running container: in its network by "tcp", "tcp4" or "tcp6", and an IP address and port;
 // no host, or localhost, is the container itself. No port has to be published. The connection has a CloseWrite. ctx bounds
 // the connecting only.
 //
@@ -24,9 +24,15 @@ import (
 // in the network, which is fast. What is listened to at the loopback address only is found without a host too. A connection
 // ends with the container.
 //
+// The network "unix" is that of the sockets in the container's files: the address is an absolute path, in which links lead
+// within the container's root, or "@" and the rest of an abstract name. One that is not there is ErrNotFound.
+//
 // A container that does not run is ErrConflict, an address that is none ErrInvalid, and nobody who listens ErrUnavailable.
 func (r *Runtime) Dial(ctx context.Context, ref, network, address string) (net.Conn, error) {
 	return call(ctx, r, "Dial", ref, func(ctx context.Context) (net.Conn, error) {
+		if network == "unix" {
+			return r.containers.Dial(ctx, ref, network, address)
+		}
 		host, port, err := net.SplitHostPort(address)
 		if err != nil {
 			return nil, fmt.Errorf("%w address: %w", ErrInvalid, err)

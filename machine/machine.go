@@ -16,6 +16,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go/boot"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/share"
+	"github.com/arcboxlabs/arcbox-go/internal/socket"
 	"github.com/arcboxlabs/arcbox-go/vm"
 )
 
@@ -87,6 +88,7 @@ type Machine struct {
 	agent  *agent.Client
 	guest  api.PingReply
 	shares *share.Set
+	socks  *socket.Set
 	nic    io.Closer       // that Attach returned; nil where there is no interface
 	ctx    context.Context // ends with the machine
 	cancel context.CancelFunc
@@ -170,6 +172,7 @@ func launch(ctx context.Context, cfg Config, spec vm.Spec) (*Machine, error) {
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.shares = share.NewSet(m.openShare)
+	m.socks = socket.NewSet(m.agent, cfg.Logger)
 	if err := m.plugIn(); err != nil {
 		m.cancel()
 		inst.Close()
@@ -254,6 +257,7 @@ func (m *Machine) follow(events <-chan api.Event) {
 	<-m.inst.Done()
 	m.cancel()
 	defer m.shares.Close()
+	defer m.socks.Close()
 	m.unplug()
 	if m.cfg.OnEnd != nil {
 		m.cfg.OnEnd(m)
@@ -371,6 +375,7 @@ func (m *Machine) Shutdown(ctx context.Context) error {
 	err := m.inst.Close()
 	m.cancel()
 	m.shares.Close()
+	m.socks.Close()
 	m.wg.Wait()
 	return err
 }

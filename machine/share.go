@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
 	"strings"
 
@@ -31,6 +32,12 @@ func (m *Machine) Share(ctx context.Context, src share.Source) (id string, relea
 		err = fmt.Errorf("%w: here a directory that containers mount has to lie in Config.VM.SharedDir", err)
 	}
 	return id, release, err
+}
+
+// Offer makes a Unix socket in the guest whose connections dial makes on the host, and returns the id by which a container
+// mounts it. release closes it, with its connections; a second call does nothing. They end with the machine.
+func (m *Machine) Offer(ctx context.Context, dial func(context.Context) (net.Conn, error)) (id string, release func(), err error) {
+	return m.socks.Add(ctx, dial)
 }
 
 // below returns where in a directory a source lies, as a relative path with slashes, links resolved.

@@ -85,7 +85,7 @@ func mountFlag(text string, s *arcbox.ContainerSpec) error {
 			err = fmt.Errorf("no option %q", key)
 		}
 		if err != nil {
-			return fmt.Errorf("flag --mount %q: %w: use type=volume|bind|tmpfs,source=SOURCE,target=TARGET[,readonly]", text, err)
+			return fmt.Errorf("flag --mount %q: %w: use type=volume|bind|socket|tmpfs,source=SOURCE,target=TARGET[,readonly]", text, err)
 		}
 	}
 	switch m.Type {
@@ -93,7 +93,7 @@ func mountFlag(text string, s *arcbox.ContainerSpec) error {
 		t.Path = m.Target
 		s.Tmpfs = append(s.Tmpfs, t)
 		return nil
-	case arcbox.MountBind:
+	case arcbox.MountBind, arcbox.MountSocket:
 		path, err := filepath.Abs(m.Source)
 		if err != nil || m.Source == "" {
 			return fmt.Errorf("flag --mount %q: the source is no path of the host", text)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -222,6 +223,14 @@ func (f networkFlags) apply(s *arcbox.ContainerSpec) error {
 		}
 	}
 	for _, text := range f.publish {
+		if strings.HasPrefix(text, "/") || strings.HasPrefix(text, ".") {
+			p, err := publishSocketFlag(text)
+			if err != nil {
+				return err
+			}
+			s.Sockets = append(s.Sockets, p)
+			continue
+		}
 		p, err := publishFlag(text)
 		if err != nil {
 			return err
@@ -261,6 +270,17 @@ func publishFlag(text string) (p arcbox.PortMapping, err error) {
 	}
 	p.ContainerPort, p.Count = first, count
 	return p, nil
+}
+
+// publishSocketFlag reads the value of -p for a Unix socket: HOSTPATH:CONTAINERPATH.
+func publishSocketFlag(text string) (p arcbox.SocketMapping, err error) {
+	host, inside, ok := strings.Cut(text, ":")
+	if !ok {
+		return p, fmt.Errorf("flag --publish %q: use HOSTPATH:CONTAINERPATH for a socket", text)
+	}
+	p.ContainerPath = inside
+	p.HostPath, err = filepath.Abs(host)
+	return p, err
 }
 
 func portRange(s string) (first uint16, count int, ok bool) {

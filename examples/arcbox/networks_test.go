@@ -29,6 +29,14 @@ func TestPublishFlag(t *testing.T) {
 	}
 }
 
+func TestPublishSocketFlag(t *testing.T) {
+	var s arcbox.ContainerSpec
+	require.NoError(t, networkFlags{publish: []string{"/tmp/x.sock:/run/y.sock", "80"}}.apply(&s))
+	require.Equal(t, []arcbox.SocketMapping{{HostPath: "/tmp/x.sock", ContainerPath: "/run/y.sock"}}, s.Sockets)
+	require.Len(t, s.Ports, 1)
+	require.Error(t, networkFlags{publish: []string{"/tmp/x.sock"}}.apply(&s))
+}
+
 func TestNetworkFlags(t *testing.T) {
 	var s arcbox.ContainerSpec
 	require.NoError(t, networkFlags{networks: []string{"a", "b"}, aliases: []string{"x"}, ip: "10.0.0.2"}.apply(&s))

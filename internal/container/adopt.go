@@ -109,6 +109,7 @@ func (m *Manager) enter(i Info, lease *network.Lease, inst *instance) {
 	switch {
 	case i.State == StateRunning || i.State == StatePaused:
 		m.publish(event.ContainerStarted, e.info, nil)
+		e.sockets = m.adoptSockets(e, inst.machine)
 		m.watchHealth(e)
 		m.wg.Go(func() { m.holdLater(e, inst) })
 		m.wg.Go(func() { m.ask(e, e.run, inst.machine.Agent()) }) // it may have ended before anybody listened

@@ -83,7 +83,7 @@ func (s Spec) clone() Spec {
 	for _, l := range []*[]string{&s.Entrypoint, &s.Args, &s.Env, &s.Groups, &s.ExtraHosts, &s.CapAdd, &s.CapDrop} {
 		*l = slices.Clone(*l)
 	}
-	s.Networks, s.Ports = slices.Clone(s.Networks), slices.Clone(s.Ports)
+	s.Networks, s.Ports, s.Sockets = slices.Clone(s.Networks), slices.Clone(s.Ports), slices.Clone(s.Sockets)
 	for i := range s.Networks {
 		s.Networks[i].Aliases = slices.Clone(s.Networks[i].Aliases)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go/internal/image"
 	"github.com/arcboxlabs/arcbox-go/internal/network"
 	"github.com/arcboxlabs/arcbox-go/internal/share"
+	"github.com/arcboxlabs/arcbox-go/internal/socket"
 	"github.com/arcboxlabs/arcbox-go/internal/volume"
 )
 
@@ -32,6 +34,8 @@ type Machine interface {
 	// Share makes a source available in the guest and returns its id there. release is called when it is not needed any
 	// more.
 	Share(ctx context.Context, src share.Source) (id string, release func(), err error)
+	// Offer makes a Unix socket in the guest whose connections dial makes, and returns its id there. release closes it.
+	Offer(ctx context.Context, dial func(context.Context) (net.Conn, error)) (id string, release func(), err error)
 	// Done is closed when the machine has ended; Err then tells why.
 	Done() <-chan struct{}
 	Err() error
@@ -104,11 +108,12 @@ type entry struct {
 
 	// All that follows is under Manager.mu.
 	info    Info
-	changed chan struct{}  // closed, and replaced, at every change
-	lease   *network.Lease // while it runs in a network; nil otherwise
-	inst    *instance      // what there is of it in a machine; nil is nothing
-	run     *run           // that of now, or the last one, or the one to come of a container that was not started yet
-	ends    int            // how many runs have ended
+	changed chan struct{}       // closed, and replaced, at every change
+	lease   *network.Lease      // while it runs in a network; nil otherwise
+	sockets []*socket.Published // the same, of sockets on the host
+	inst    *instance           // what there is of it in a machine; nil is nothing
+	run     *run                // that of now, or the last one, or the one to come of a container that was not started yet
+	ends    int                 // how many runs have ended
 
 	marked        bool               // the store knows that it runs
 	starting      bool               // the guest was asked to start it and has not answered

@@ -142,6 +142,9 @@ func (f *fakeMachine) Persistent() bool      { return f.persistent }
 func (f *fakeMachine) Share(context.Context, share.Source) (string, func(), error) {
 	return "", nil, errs.ErrUnsupported
 }
+func (f *fakeMachine) Offer(context.Context, func(context.Context) (net.Conn, error)) (string, func(), error) {
+	return "", nil, errs.ErrUnsupported
+}
 func (f *fakeMachine) AttachLayers(_ context.Context, d []image.LayerDisk) ([]api.Layer, error) {
 	return []api.Layer{{Serial: d[0].Serial}}, nil
 }

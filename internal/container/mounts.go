@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net"
 	"os"
 	"path"
 	"path/filepath"
@@ -26,6 +27,7 @@ const (
 	MountVolume MountType = "volume"
 	MountBind   MountType = "bind" // a directory or a file of the host
 	MountFS     MountType = "fs"   // an fs.FS
+	MountSocket MountType = "socket"
 )
 
 // Mount is what a caller wants to have mounted into a container.
@@ -37,7 +39,11 @@ type Mount struct {
 	ReadOnly bool      `json:"read_only,omitempty"`
 	NoCopy   bool      `json:"no_copy,omitempty"` // of a volume
 	FS       fs.FS     `json:"-"`                 // not nil where it is of one, until the program ends
+	Dial     DialFunc  `json:"-"`                 // of a socket without a source
 }
+
+// DialFunc makes the host's side of a connection to a socket that is mounted.
+type DialFunc = func(context.Context) (net.Conn, error)
 
 // MountPoint is a mount of a container as it came to be.
 type MountPoint struct {
@@ -51,6 +57,7 @@ type MountPoint struct {
 	ReadOnly  bool      `json:"read_only,omitempty"`
 	NoCopy    bool      `json:"no_copy,omitempty"`
 	FS        fs.FS     `json:"-"` // nil where the program that made the container has ended
+	Dial      DialFunc  `json:"-"` // the same, of a socket without a path
 }
 
 // maxPath is what Linux takes for a path in bytes, the zero byte at its end included.
@@ -94,6 +101,11 @@ func (m Mount) validate() error {
 		return invalid("sub-path of a mount", m.SubPath, "only a volume has one; name what is below the source as the source")
 	}
 	switch m.Type {
+	case MountSocket:
+		if m.Source == "" {
+			return nil
+		}
+		fallthrough
 	case MountBind:
 		if !filepath.IsAbs(m.Source) || len(m.Source) >= maxPath || strings.ContainsRune(m.Source, 0) {
 			return invalid("source of a mount", clip(m.Source), "use an absolute path of the host")
@@ -113,7 +125,7 @@ func (m Mount) validate() error {
 		}
 		return nil
 	}
-	return invalid("type of a mount", string(m.Type), "use volume, bind or fs")
+	return invalid("type of a mount", string(m.Type), "use volume, bind, socket or fs")
 }
 
 // checkSources checks what a record cannot tell: that what is to be shared is there.
@@ -124,14 +136,26 @@ func checkSources(mounts []Mount) error {
 			if m.FS == nil {
 				return invalid("file system of the mount on", m.Target, "set FS")
 			}
-		case MountBind:
+		case MountSocket:
+			if (m.Source == "") == (m.Dial == nil) {
+				return invalid("source of the socket on", m.Target, "set either Source or Dial")
+			}
+		}
+		if m.Type == MountBind || m.Type == MountSocket && m.Source != "" {
 			st, err := os.Stat(m.Source)
 			if err != nil {
 				return fmt.Errorf("%w source of a mount %q: %w: make it first", errs.ErrInvalid, clip(m.Source), err)
 			}
-			if !st.IsDir() && !st.Mode().IsRegular() {
-				return invalid("source of a mount", m.Source, "it is neither a directory nor a regular file")
+			socket := st.Mode().Type() == fs.ModeSocket
+			if m.Type == MountBind && !st.IsDir() && !st.Mode().IsRegular() && !socket {
+				return invalid("source of a mount", m.Source, "it is neither a directory nor a regular file nor a socket")
 			}
+			if m.Type == MountSocket && !socket {
+				return invalid("source of a mount", m.Source, "it is no socket; use bind")
+			}
+		}
+		if m.Type != MountSocket && m.Dial != nil {
+			return invalid("type of a mount", string(m.Type), "it has a dial function; use socket")
 		}
 		if m.Type != MountFS && m.FS != nil {
 			return invalid("type of a mount", string(m.Type), "it has a file system; use fs")
@@ -215,11 +239,23 @@ func (m *Manager) takeVolumes(id, name string, s Spec, declared map[string]struc
 			points[i].Name, points[i].VolumeID, points[i].Anonymous = v.Name, v.ID, v.Anonymous
 		case MountBind:
 			points[i].Path = filepath.Clean(mnt.Source)
+			if isSocket(points[i].Path) { // as it is bound by other container engines
+				points[i].Type = MountSocket
+			}
+		case MountSocket:
+			if points[i].Dial = mnt.Dial; mnt.Source != "" {
+				points[i].Path = filepath.Clean(mnt.Source)
+			}
 		case MountFS:
 			points[i].FS, points[i].ReadOnly = mnt.FS, true
 		}
 	}
 	return points, nil
+}
+
+func isSocket(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.Mode().Type() == fs.ModeSocket
 }
 
 // restoreVolumes notes which volumes a container of an earlier program uses.
@@ -251,11 +287,7 @@ func openMounts(ctx context.Context, mach Machine, points []MountPoint) (mounts 
 	for _, p := range points {
 		m := api.Mount{Kind: api.MountVolume, Source: p.VolumeID, SubPath: p.SubPath, Target: p.Target, ReadOnly: p.ReadOnly, NoCopy: p.NoCopy}
 		if p.Type != MountVolume {
-			if p.Type == MountFS && p.FS == nil {
-				return nil, nil, fmt.Errorf("mount on %s: %w: its file system was a value of a program that has ended: "+
-					"remove the container and create it again", p.Target, errs.ErrUnavailable)
-			}
-			id, release, err := mach.Share(ctx, share.Source{Path: p.Path, ReadOnly: p.ReadOnly, FS: p.FS})
+			id, release, err := p.open(ctx, mach)
 			if err != nil {
 				return nil, nil, fmt.Errorf("mount on %s: %w", p.Target, err)
 			}
@@ -265,4 +297,21 @@ func openMounts(ctx context.Context, mach Machine, points []MountPoint) (mounts 
 		mounts = append(mounts, m)
 	}
 	return mounts, unshare, nil
+}
+
+// open makes what is mounted available in the guest.
+func (p MountPoint) open(ctx context.Context, mach Machine) (id string, release func(), err error) {
+	const gone = "%w: it was a value of a program that has ended: remove the container and create it again"
+	switch {
+	case p.Type == MountSocket && p.Path != "":
+		return mach.Offer(ctx, func(ctx context.Context) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", p.Path)
+		})
+	case p.Type == MountSocket && p.Dial == nil, p.Type == MountFS && p.FS == nil:
+		return "", nil, fmt.Errorf(gone, errs.ErrUnavailable)
+	case p.Type == MountSocket:
+		return mach.Offer(ctx, p.Dial)
+	}
+	return mach.Share(ctx, share.Source{Path: p.Path, ReadOnly: p.ReadOnly, FS: p.FS})
 }

@@ -162,33 +162,49 @@ func wireInterface(i network.Interface) api.Interface {
 
 // goOnline makes a container reachable that is about to be started.
 func (m *Manager) goOnline(e *entry, inst *instance) error {
-	port := portOf(inst.machine)
 	m.mu.Lock()
 	spec := e.info.Spec
 	m.mu.Unlock()
-	if m.cfg.Networks == nil || spec.Network != "" {
-		return nil
-	}
-	if port == nil {
-		if len(spec.Networks)+len(spec.Ports) > 0 {
-			return fmt.Errorf("start container %q: networks and ports: %w: its machine has no network interface", e.info.Name, errs.ErrUnsupported)
-		}
-		return nil
-	}
-	lease, err := m.cfg.Networks.Start(e.id, port, spec.Ports)
+	sockets, err := m.publishSockets(e, inst.machine, spec.Sockets)
 	if err != nil {
+		return err
+	}
+	lease, err := m.startLease(e, spec, portOf(inst.machine))
+	if err != nil {
+		closeSockets(sockets)
 		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e.lease, e.info.Ports = lease, lease.Published()
+	e.sockets = sockets
+	if lease != nil {
+		e.lease, e.info.Ports = lease, lease.Published()
+	}
 	return nil
+}
+
+// startLease gives a container that is about to be started its place in its networks.
+func (m *Manager) startLease(e *entry, spec Spec, port *network.Port) (*network.Lease, error) {
+	if m.cfg.Networks == nil || spec.Network != "" {
+		return nil, nil
+	}
+	if port == nil {
+		if len(spec.Networks)+len(spec.Ports) > 0 {
+			return nil, fmt.Errorf("start container %q: networks and ports: %w: its machine has no network interface", e.info.Name, errs.ErrUnsupported)
+		}
+		return nil, nil
+	}
+	return m.cfg.Networks.Start(e.id, port, spec.Ports)
 }
 
 // goOffline makes a container unreachable whose process has ended. The caller holds mu.
 func (m *Manager) goOffline(e *entry) {
-	lease := e.lease
-	e.lease, e.info.Ports = nil, nil
+	lease, sockets := e.lease, e.sockets
+	e.lease, e.info.Ports, e.sockets = nil, nil, nil
+	for _, s := range sockets {
+		s.Stop()
+		m.wg.Go(s.Close)
+	}
 	if lease != nil {
 		lease.Stop()
 		m.wg.Go(lease.Close)

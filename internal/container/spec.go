@@ -29,6 +29,7 @@ type Spec struct {
 	Network         string               `json:"network,omitempty"`  // "" is Networks; none, machine, or container: and an id or name
 	Networks        []network.Attachment `json:"networks,omitempty"` // empty is the default one
 	Ports           []network.Publish    `json:"ports,omitempty"`
+	Sockets         []PublishSocket      `json:"sockets,omitempty"`
 	ExtraHosts      []string             `json:"extra_hosts,omitempty"` // name:ip
 	TTY             bool                 `json:"tty,omitempty"`
 	Stdin           bool                 `json:"stdin,omitempty"`
@@ -80,7 +81,7 @@ func (s Spec) Validate() error {
 	if s.Image == "" {
 		return invalid("image", s.Image, "name the image to run")
 	}
-	for _, check := range []func(Spec) error{checkNames, checkProcess, checkLists, checkMounts, checkSecurity, checkLife, checkNetwork} {
+	for _, check := range []func(Spec) error{checkNames, checkProcess, checkLists, checkMounts, checkSecurity, checkLife, checkNetwork, checkSockets} {
 		if err := check(s); err != nil {
 			return err
 		}
