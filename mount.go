@@ -44,7 +44,7 @@ type Mount struct {
 	// Dial is of MountSocket without a Source: it makes the other side of each connection, for example to the address of a
 	// listener of the program, or one end of a pipe. It is called from many goroutines. ctx bounds the connecting only, which
 	// may take 30 seconds, and ends with the container. That cannot be started again in another program.
-	Dial func(ctx context.Context) (net.Conn, error)
+	Dial func(ctx context.Context) (net.Conn, error) `json:"-"`
 }
 
 func (m Mount) compile() container.Mount {

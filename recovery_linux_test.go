@@ -1,6 +1,9 @@
 package arcbox_test
 
 import (
+	"io"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -48,7 +51,11 @@ func TestMachineThatCrashesIsRecovered(t *testing.T) {
 	require.NoError(t, err)
 	always := arcbox.ContainerSpec{Name: "always", Machine: name, Image: "busybox:test", Args: sh("sleep 1000"), Privileged: true}
 	always.Restart.Name = arcbox.RestartAlways
-	once := arcbox.ContainerSpec{Name: "once", Machine: name, Image: "busybox:test", Args: sh("sleep 1000")}
+	sock := filepath.Join(t.TempDir(), "s")
+	once := web("once", arcbox.ContainerSpec{
+		Machine: name, Image: "busybox:test", Ports: []arcbox.PortMapping{{ContainerPort: 80}},
+		Sockets: []arcbox.SocketMapping{{HostPath: sock, ContainerPath: "/none"}},
+	})
 	for _, spec := range []arcbox.ContainerSpec{always, once} {
 		_, err = rt.CreateContainer(ctx, spec, arcbox.CreateOptions{})
 		require.NoError(t, err)
@@ -67,6 +74,7 @@ func TestMachineThatCrashesIsRecovered(t *testing.T) {
 	} {
 		require.NoError(t, rt.StartContainer(ctx, "once"), crash.what)
 		events := rt.Events(ctx, arcbox.EventsOptions{})
+		held := published(t, rt, "once", sock)
 		crash.do()
 		e := eventOf(t, events, event.MachineCrashed)
 		require.Contains(t, e.Attributes[event.AttrError], crash.reason)
@@ -77,10 +85,35 @@ func TestMachineThatCrashesIsRecovered(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, arcbox.ContainerExited, info.State)
 		require.Contains(t, info.Reason, crash.reason)
+		require.Empty(t, info.Ports)
+		require.NoError(t, held.SetReadDeadline(time.Now().Add(testTimeout)))
+		_, err = held.Read(make([]byte, 1))
+		require.Error(t, err)
+		require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+		_, err = net.Dial("tcp", held.RemoteAddr().String())
+		require.ErrorIs(t, err, syscall.ECONNREFUSED)
+		require.NoFileExists(t, sock)
 	}
 	info, err := rt.InspectMachine(ctx, name)
 	require.NoError(t, err)
 	require.Equal(t, 3, info.Restarts)
+}
+
+// published returns a connection to the port that a container publishes, once its server has it. It wants the socket of the
+// host to be there as well.
+func published(t *testing.T, rt *arcbox.Runtime, ref, sock string) net.Conn {
+	t.Helper()
+	require.NoError(t, rt.WaitFor(testContext(t), ref, arcbox.ForHTTP(80, "/", 0)))
+	info, err := rt.InspectContainer(testContext(t), ref)
+	require.NoError(t, err)
+	require.Len(t, info.Ports, 1)
+	require.FileExists(t, sock)
+	c, err := net.Dial("tcp", netip.AddrPortFrom(info.Ports[0].HostIP, info.Ports[0].HostPort).String())
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	_, err = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n") // which it waits for the end of
+	require.NoError(t, err)
+	return c
 }
 
 // residentMemory returns how much memory of the host a process takes, in bytes.

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/md5"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -96,6 +97,11 @@ print("done")
 `, arcbox.RunOptions{})
 	require.Equal(t, result{stdout: "done\n"}, got)
 
+	info, err := rt.CreateContainer(testContext(t), arcbox.ContainerSpec{Image: "busybox:test", Mounts: spec.Mounts}, arcbox.CreateOptions{})
+	require.NoError(t, err)
+	_, err = json.Marshal(info)
+	require.NoError(t, err, "who shows what a container is need not know of functions")
+	require.NoError(t, rt.RemoveContainer(testContext(t), info.ID, arcbox.RemoveOptions{}))
 	for name, bad := range map[string]arcbox.Mount{
 		"neither":  {Type: arcbox.MountSocket, Target: "/x"},
 		"both":     {Type: arcbox.MountSocket, Target: "/x", Source: l.Addr().String(), Dial: func(context.Context) (net.Conn, error) { return nil, nil }},
