@@ -124,7 +124,7 @@ func (c *cli) containerCommands() []*cobra.Command {
 	return []*cobra.Command{
 		c.runCommand(), c.createCommand(), c.startCommand(), c.restartCommand(), c.stopCommand(), c.killCommand(), c.rmCommand(),
 		c.pauseCommand(), c.unpauseCommand(), c.renameCommand(), c.updateCommand(), c.waitCommand(),
-		c.psCommand(), c.inspectCommand(), c.logsCommand(), c.execCommand(), c.attachCommand(), c.statsCommand(), c.topCommand(),
+		c.psCommand(), c.portCommand(), c.inspectCommand(), c.logsCommand(), c.execCommand(), c.attachCommand(), c.statsCommand(), c.topCommand(),
 		c.cpCommand(), c.exportCommand(), c.diffCommand(), c.commitCommand(),
 	}
 }

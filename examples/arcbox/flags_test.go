@@ -217,7 +217,7 @@ func TestEmptyLists(t *testing.T) {
 	require.Equal(t, "NAME   ID   PLATFORM   CREATED   SIZE\n", stdout)
 	code, stdout, _ = call(t, nil, "--data-dir", dir, "ps")
 	require.Zero(t, code)
-	require.Equal(t, "ID   NAME   IMAGE   STATE   CREATED\n", stdout)
+	require.Equal(t, "ID   NAME   IMAGE   STATE   CREATED   PORTS\n", stdout)
 }
 
 func TestDoctor(t *testing.T) {

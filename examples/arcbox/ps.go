@@ -70,9 +70,9 @@ func listOptions(filters []string, all bool) (arcbox.ListContainersOptions, erro
 
 func (c *cli) printContainers(containers []arcbox.ContainerInfo) error {
 	w := tabwriter.NewWriter(c.out, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "ID\tNAME\tIMAGE\tSTATE\tCREATED")
+	fmt.Fprintln(w, "ID\tNAME\tIMAGE\tSTATE\tCREATED\tPORTS")
 	for _, i := range containers {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", shortID(i.ID), i.Name, i.Image, stateText(i), since(i.Created))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", shortID(i.ID), i.Name, i.Image, stateText(i), since(i.Created), strings.Join(portTexts(i), ", "))
 	}
 	return w.Flush()
 }

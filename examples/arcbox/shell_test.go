@@ -127,10 +127,11 @@ func (h *host) shell(script ...string) (code int, stdout, stderr string) {
 func TestShell(t *testing.T) {
 	needsMachine(t)
 	h := newHost(t)
+	sock := filepath.Join(t.TempDir(), "sock")
 	code, stdout, stderr := h.shell(
 		"# a web server, in a way",
-		`run -d --name web -l tier=front -m 64m busybox:test sh -c 'trap "exit 7" TERM; echo ready; echo oops >&2; while :; do sleep 0.1; done'`,
-		"ps --filter label=tier=front",
+		`run -d --name web -p 80 -p 53/udp -p "`+sock+`:/run/s" -l tier=front -m 64m busybox:test sh -c 'trap "exit 7" TERM; echo ready; echo oops >&2; while :; do sleep 0.1; done'`,
+		"ps --filter label=tier=front", "port web 80", "port web", "port web 53/udp", "port web 81", "inspect web",
 		`exec -e A=b web sh -c 'echo "in $A"; exit 3'`,
 		"run -d --name other busybox:test sleep 1000", "stats --no-stream --interval 50ms web other", "stats --no-stream --interval 50ms", "rm -f other",
 		"exec -i web cat", // takes the rest of the input where it is not told to end
@@ -138,6 +139,9 @@ func TestShell(t *testing.T) {
 	require.Zero(t, code, stderr)
 	require.Contains(t, stdout, "web    busybox:test   running")
 	require.Contains(t, stdout, "in b\n")
+	require.Regexp(t, `running   \d+ seconds ago +127\.0\.0\.1:\d+->80/tcp, 127\.0\.0\.1:\d+->53/udp, `+sock+`->/run/s\n127\.0\.0\.1:\d+\n127\.0\.0\.1:\d+->80/tcp\n`, stdout)
+	require.Contains(t, stdout, `"ContainerPort": 80,`)
+	require.Contains(t, stderr, "does not publish port 81/tcp")
 	require.Equal(t, 2, strings.Count(stdout, "\nother "), stdout)
 	require.Equal(t, 2, strings.Count(stdout, "MEMORY / LIMIT"), stdout)
 
@@ -154,7 +158,7 @@ func TestShell(t *testing.T) {
 	require.Contains(t, stderr, "oops\n")
 	require.Contains(t, stderr, "nonsense")
 	require.Contains(t, stderr, "exited")
-	require.True(t, strings.HasSuffix(stdout, "ID   NAME   IMAGE   STATE   CREATED\n"), stdout)
+	require.True(t, strings.HasSuffix(stdout, "ID   NAME   IMAGE   STATE   CREATED   PORTS\n"), stdout)
 }
 
 // What a container was, and wrote, is there for the next call; what needs it to run says why that is not so.
