@@ -36,14 +36,3 @@ func TestChoiceOfHypervisor(t *testing.T) {
 	require.ErrorIs(t, err, ErrInvalid)
 	require.ErrorContains(t, err, "Config.VM.Hypervisor")
 }
-
-func TestDoctorOnAHostWithoutTheFramework(t *testing.T) {
-	cfg := Config{DataDir: t.TempDir(), VM: VMConfig{Hypervisor: HypervisorVZ}}
-	if cfg.driver().Capabilities().Pause {
-		t.Skip("this is a Mac")
-	}
-	findings, err := Doctor(t.Context(), cfg)
-	require.NoError(t, err)
-	require.True(t, kinds(findings)[FindingUnsupportedOS], findings)
-	require.NotContains(t, kinds(findings), FindingQEMUMissing)
-}

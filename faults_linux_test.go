@@ -24,6 +24,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go"
 	"github.com/arcboxlabs/arcbox-go/boot"
 	"github.com/arcboxlabs/arcbox-go/internal/image/imagetest"
+	"github.com/arcboxlabs/arcbox-go/internal/needs"
 )
 
 func TestMissingQEMUSaysHowToInstallIt(t *testing.T) {
@@ -177,14 +178,7 @@ func TestPullFromARegistry(t *testing.T) {
 
 // TestDiskFullDuringPull pulls into a data directory on a small file system, makes room, and pulls again.
 func TestDiskFullDuringPull(t *testing.T) {
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
-		if os.Getuid() == 0 {
-			t.Fatal(err)
-		}
-		t.Skip("mounting a small file system takes root:", err)
-	}
-	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	dir := needs.SmallDir(t, "4m")
 	cfg := testConfig(t)
 	cfg.DataDir = dir
 	rt := newRuntime(t, cfg)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/arcboxlabs/arcbox-go"
 	"github.com/arcboxlabs/arcbox-go/internal/image/imagetest"
+	"github.com/arcboxlabs/arcbox-go/internal/needs"
 )
 
 // TestForeignGuest runs a container in a machine of another architecture than the host's: its own kernel, agent and
@@ -39,7 +40,7 @@ func TestForeignGuest(t *testing.T) {
 		Layers: []imagetest.Layer{imagetest.Files(t, map[string]imagetest.File{"exe": {Mode: 0o755, Data: data}})},
 	})
 	_, err = rt.CreateContainer(testContext(t), arcbox.ContainerSpec{Image: "foreign:test"}, arcbox.CreateOptions{})
-	skipOrFail(t, err)
+	needs.Machine(t, err)
 	got := run(t, rt, arcbox.ContainerSpec{Image: "foreign:test"}, arcbox.RunOptions{})
 	require.Equal(t, arch+"\n", got.stderr)
 	require.Zero(t, got.exit.Code)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/arcboxlabs/arcbox-go"
 	"github.com/arcboxlabs/arcbox-go/internal/image/imagetest"
+	"github.com/arcboxlabs/arcbox-go/internal/needs"
 )
 
 // testTimeout is far above what anything takes on a slow and busy machine.
@@ -146,7 +147,7 @@ type sharedRuntime struct {
 func (s *sharedRuntime) get(t testing.TB) *arcbox.Runtime {
 	t.Helper()
 	s.once.Do(func() { s.err = s.start(t) })
-	skipOrFail(t, s.err)
+	needs.Machine(t, s.err)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("console:\n%s", &s.con)
@@ -179,17 +180,6 @@ func (s *sharedRuntime) close() error {
 		return nil
 	}
 	return errors.Join(s.rt.Close(), os.RemoveAll(s.dir))
-}
-
-// skipOrFail ends a test that cannot have a machine: with a failure where ARCBOX_TEST_VM asks for one, by skipping it
-// where the error says that this host has none.
-func skipOrFail(t testing.TB, err error) {
-	t.Helper()
-	missing := errors.Is(err, arcbox.ErrUnavailable) || errors.Is(err, arcbox.ErrUnsupported)
-	if missing && os.Getenv("ARCBOX_TEST_VM") != "1" {
-		t.Skip("no machine on this host:", err)
-	}
-	require.NoError(t, err)
 }
 
 // loadBusybox loads the image busybox:test.

@@ -3,7 +3,6 @@ package arcboxtest_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go"
 	"github.com/arcboxlabs/arcbox-go/arcboxtest"
 	"github.com/arcboxlabs/arcbox-go/internal/image/imagetest"
+	"github.com/arcboxlabs/arcbox-go/internal/needs"
 )
 
 func TestMain(m *testing.M) { os.Exit(arcboxtest.Main(m)) }
@@ -37,12 +37,7 @@ func busybox(t *testing.T, rt *arcboxtest.Sandbox) {
 	require.NoError(t, os.WriteFile(file, imagetest.OCIArchive(t, img), 0o600))
 	_, err = rt.LoadImage(t.Context(), file, arcbox.LoadOptions{})
 	require.NoError(t, err)
-	err = rt.StartMachine(t.Context(), arcbox.DefaultMachine)
-	missing := errors.Is(err, arcbox.ErrUnavailable) || errors.Is(err, arcbox.ErrUnsupported)
-	if missing && os.Getenv("ARCBOX_TEST_VM") != "1" {
-		t.Skip("no machine on this host:", err)
-	}
-	require.NoError(t, err)
+	needs.Machine(t, rt.StartMachine(t.Context(), arcbox.DefaultMachine))
 }
 
 func sh(t *testing.T, rt *arcboxtest.Sandbox, script string) string {

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/arcboxlabs/arcbox-go/internal/bootfs"
+	"github.com/arcboxlabs/arcbox-go/internal/needs"
 )
 
 // helloAgent loads the modules of the first two stages, says how many it could, and powers off.
@@ -67,9 +68,7 @@ func TestSystemKernelBoots(t *testing.T) {
 	} {
 		t.Run(arch, func(t *testing.T) {
 			t.Parallel()
-			if _, err := exec.LookPath("apt-get"); err != nil {
-				skipOrFail(t, err)
-			}
+			needs.Program(t, "apt-get")
 			agent := filepath.Join(t.TempDir(), "agent")
 			goBuild(t, arch, helloAgent, agent)
 			start := time.Now()
@@ -83,15 +82,6 @@ func TestSystemKernelBoots(t *testing.T) {
 			require.Greater(t, loadable(t, a), 5)
 		})
 	}
-}
-
-// skipOrFail ends a test that cannot be done here: with a failure where the environment asks for machines.
-func skipOrFail(t *testing.T, why error) {
-	t.Helper()
-	if os.Getenv("ARCBOX_TEST_VM") == "1" {
-		require.NoError(t, why)
-	}
-	t.Skip(why)
 }
 
 func reportTo(t *testing.T) func(Progress) {
@@ -133,10 +123,7 @@ func loadable(t *testing.T, a *Assets) int {
 // qemu boots the assets and returns the console's output once the guest has powered off.
 func qemu(t *testing.T, machine []string, a *Assets) string {
 	t.Helper()
-	p, err := exec.LookPath(machine[0])
-	if err != nil {
-		skipOrFail(t, err)
-	}
+	p := needs.Program(t, machine[0])
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	args := append([]string{"-accel", "tcg", "-m", "512", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",

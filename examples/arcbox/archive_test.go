@@ -5,10 +5,11 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/arcboxlabs/arcbox-go/internal/needs"
 )
 
 func TestContainerPath(t *testing.T) {
@@ -24,9 +25,7 @@ func TestContainerPath(t *testing.T) {
 }
 
 func TestPackAndUnpack(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("no symbolic links without a privilege there")
-	}
+	needs.Unix(t, "symbolic links take a privilege there")
 	from := filepath.Join(t.TempDir(), "tree")
 	require.NoError(t, os.MkdirAll(filepath.Join(from, "sub"), 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(from, "sub", "file"), []byte("text"), 0o640))

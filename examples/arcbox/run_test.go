@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/arcboxlabs/arcbox-go/internal/image/imagetest"
+	"github.com/arcboxlabs/arcbox-go/internal/needs"
 )
 
 // asCommand as the first argument makes the test binary the command itself.
@@ -45,10 +47,7 @@ func newHost(t *testing.T) *host {
 	require.NoError(t, err)
 	h := &host{t: t, dataDir: t.TempDir(), bootDir: filepath.Join(cache, "arcbox-test", "boot")}
 	img, err := imagetest.Busybox(t)
-	if err != nil && os.Getenv("ARCBOX_TEST_VM") != "1" {
-		t.Skip("no busybox for the image:", err)
-	}
-	require.NoError(t, err)
+	needs.Machine(t, err)
 	archive := filepath.Join(t.TempDir(), "busybox.tar")
 	require.NoError(t, os.WriteFile(archive, imagetest.OCIArchive(t, img), 0o600))
 	out, err := h.command("load", archive).Output()
@@ -82,9 +81,7 @@ func (h *host) run(stdin string, args ...string) (code int, stdout, stderr strin
 // needsMachine skips a test where this host has no machine, and none was asked for.
 func needsMachine(t *testing.T) {
 	t.Helper()
-	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil && os.Getenv("ARCBOX_TEST_VM") != "1" {
-		t.Skip("no QEMU:", err)
-	}
+	needs.Program(t, map[string]string{"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}[runtime.GOARCH])
 }
 
 func TestRun(t *testing.T) {

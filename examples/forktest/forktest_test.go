@@ -2,7 +2,6 @@ package forktest
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go"
 	"github.com/arcboxlabs/arcbox-go/arcboxtest"
 	"github.com/arcboxlabs/arcbox-go/internal/image/imagetest"
+	"github.com/arcboxlabs/arcbox-go/internal/needs"
 )
 
 func TestMain(m *testing.M) { os.Exit(arcboxtest.Main(m)) }
@@ -65,12 +65,7 @@ func warm(t *testing.T, rt *arcboxtest.Sandbox) {
 		Name: "redis", Image: "programs:test", User: "redis", WorkingDir: "/var/lib/redis",
 		Args: []string{"redis-server", "--save", "", "--dir", "/var/lib/redis"},
 	}, arcbox.RunOptions{})
-	if errors.Is(err, arcbox.ErrUnavailable) && os.Getenv("ARCBOX_TEST_VM") != "1" {
-		t.Skip("no machine on this host:", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	needs.Machine(t, err)
 	script := "until redis-cli ping; do sleep 0.1; done; for i in $(seq 1 %d); do echo set key:$i $i; done | redis-cli > /dev/null; redis-cli dbsize"
 	if got := execute(t, rt, "sh", "-c", fmt.Sprintf(script, keys)); !strings.HasSuffix(got, fmt.Sprint(keys)) {
 		t.Fatalf("Redis has not what was set: %s", got)

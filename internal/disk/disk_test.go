@@ -13,15 +13,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/needs"
 )
 
 // check lets e2fsck look at a disk.
 func check(t *testing.T, path string) {
 	t.Helper()
-	out, err := exec.Command("e2fsck", "-fn", path).CombinedOutput()
-	if errors.Is(err, exec.ErrNotFound) {
-		t.Skip("e2fsck is not installed:", err)
-	}
+	out, err := exec.Command(needs.Program(t, "e2fsck"), "-fn", path).CombinedOutput()
 	require.NoError(t, err, string(out))
 }
 

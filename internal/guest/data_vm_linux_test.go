@@ -17,6 +17,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/internal/disk"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/needs"
 	"github.com/arcboxlabs/arcbox-go/vm"
 )
 
@@ -228,14 +229,7 @@ func TestHostileTreesAreDeleted(t *testing.T) {
 // TestHostDiskFull puts the disk where there is little room. The container that writes gets an error, and the machine
 // goes on; where there is room again, what was written before is there.
 func TestHostDiskFull(t *testing.T) {
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64m"); err != nil {
-		if os.Getuid() == 0 {
-			t.Fatal(err)
-		}
-		t.Skip("mounting a small file system takes root:", err)
-	}
-	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	dir := needs.SmallDir(t, "64m")
 	path := newDataDisk(t, dir)
 	m := dataMachine(t, path)
 	m.runKept(t, "early", "echo early > /file; sync", true)
@@ -247,7 +241,7 @@ func TestHostDiskFull(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, m.inst.Close())
 
-	require.NoError(t, unix.Mount("", dir, "", unix.MS_REMOUNT, "size=512m"))
+	needs.Grow(t, dir, "512m")
 	m = dataMachine(t, path)
 	require.Equal(t, "early\n", m.runKept(t, "early", "cat /file", true))
 	m.powerOff(t)

@@ -15,6 +15,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/internal/bootfs"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/needs"
 	"github.com/arcboxlabs/arcbox-go/internal/seccomp"
 	"github.com/arcboxlabs/arcbox-go/vm"
 )
@@ -227,7 +228,7 @@ func otherMachine(t *testing.T, arch string) *machine {
 	}
 	dir := t.TempDir()
 	files, err := baseFiles(testContext(t), dir, arch)
-	skipOrFail(t, err)
+	needs.Machine(t, err)
 	probe := files[slices.IndexFunc(files, func(f file) bool { return f.name == "bin/probe" })]
 	probe.name = "rosetta"
 	disk := filepath.Join(dir, "disk")

@@ -11,6 +11,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/internal/bootfs"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/needs"
 	"github.com/arcboxlabs/arcbox-go/vm"
 )
 
@@ -20,7 +21,7 @@ import (
 func TestLayersAreFiles(t *testing.T) {
 	dir := t.TempDir()
 	files, err := baseFiles(testContext(t), dir, "")
-	skipOrFail(t, err)
+	needs.Machine(t, err)
 	image, share := filepath.Join(dir, "image"), filepath.Join(dir, "share")
 	require.NoError(t, writeLayer(image, files))
 	body, err := os.ReadFile(image)

@@ -24,6 +24,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/boot"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/needs"
 	"github.com/arcboxlabs/arcbox-go/vm"
 	"github.com/arcboxlabs/arcbox-go/vm/qemu"
 )
@@ -121,7 +122,7 @@ func bootMachine(ctx context.Context, spec vm.Spec) (_ *machine, err error) {
 func useMachine(t testing.TB) *machine {
 	t.Helper()
 	shared.once.Do(func() { shared.m, shared.err = bootMachine(testContext(t), vm.Spec{CPUs: 2}) })
-	skipOrFail(t, shared.err)
+	needs.Machine(t, shared.err)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("console:\n%s", shared.m.inst.(vm.ConsoleTailer).ConsoleTail())
@@ -134,7 +135,7 @@ func useMachine(t testing.TB) *machine {
 func ownMachine(t testing.TB, spec vm.Spec) *machine {
 	t.Helper()
 	m, err := bootMachine(testContext(t), spec)
-	skipOrFail(t, err)
+	needs.Machine(t, err)
 	t.Cleanup(func() {
 		m.inst.Close()
 		os.RemoveAll(m.dir)
@@ -143,17 +144,6 @@ func ownMachine(t testing.TB, spec vm.Spec) *machine {
 		}
 	})
 	return m
-}
-
-// skipOrFail ends a test that cannot have a machine: with a failure where one was asked for, and by skipping it where the
-// error says that this host has none.
-func skipOrFail(t testing.TB, err error) {
-	t.Helper()
-	missing := errors.Is(err, errs.ErrUnavailable) || errors.Is(err, errs.ErrUnsupported)
-	if missing && os.Getenv("ARCBOX_TEST_VM") != "1" {
-		t.Skip("no machine on this host:", err)
-	}
-	require.NoError(t, err)
 }
 
 // file is one entry of a layer.

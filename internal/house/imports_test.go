@@ -28,6 +28,7 @@ func layers() map[string][]string {
 		"internal/mux":         {errs},
 		"internal/house":       {},
 		"internal/darwincheck": {},
+		"internal/needs":       {errs},
 		"internal/console":     {},
 		"internal/splice":      {},
 		"event":                {},

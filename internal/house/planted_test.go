@@ -61,6 +61,12 @@ func allPlanted() []planted {
 		one("libraries leave the process to their caller", "a/x.go", "package p\nfunc f() { println() }\n", "println"),
 		one("tests do not sleep", "a/x_test.go", "package p\nimport \"time\"\nfunc f() { time.Sleep(1) }\n", "x_test.go:3: time.Sleep"),
 		one("tests do not sleep", "a/x.go", "package p\nimport \"time\"\nfunc f() { time.Sleep(1) }\n", "x.go:3: time.Sleep"),
+		{"tests do not sleep", map[string]string{
+			"a/x_test.go": "package p\nimport \"time\"\nfunc f() { time.Sleep(1) }\n",
+			"a/y_test.go": "package p\nimport _ \"testing/synctest\"\n",
+		}, "x_test.go:3: time.Sleep"},
+		one("tests are skipped for what they need", "a/x_test.go", "package p\nfunc f(t *T) { t.Skip() }\n", "x_test.go:2: Skip"),
+		one("tests are skipped for what they need", "arcboxtest/x.go", "package p\nfunc f(t *T) { t.Skipf(\"\") }\n", "x.go:2: Skipf"),
 		one("no notes to self", "a/x.go", "package p\n\n// TO"+"DO: everything\n", "x.go:3"),
 		one("testing stays in tests", "a/x.go", "package p\nimport \"testing\"\n", "a/x.go: imports testing"),
 		one("no cgo", "a/x.go", "package p\nimport \"C\"\n", "a/x.go: imports C"),

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"go/ast"
 	"go/token"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -24,6 +25,7 @@ func rules() []rule {
 		{"no global state", noGlobals},
 		{"libraries leave the process to their caller", noProcess},
 		{"tests do not sleep", noSleep},
+		{"tests are skipped for what they need", noSkip},
 		{"no notes to self", noNotes},
 		{"testing stays in tests", noTesting},
 		{"no cgo", noCgo},
@@ -169,16 +171,11 @@ func noInit(all tree) (bad []string) {
 	return bad
 }
 
-// noSleep refuses time.Sleep: in tests, but for those in virtual time, and in libraries.
+// noSleep refuses time.Sleep: in tests, but for files of tests in virtual time, and in libraries.
 func noSleep(all tree) (bad []string) {
-	virtual := map[string]bool{} // by directory: its tests use synctest
 	for _, f := range all {
-		for _, p := range f.imports() {
-			virtual[f.dir()] = virtual[f.dir()] || f.test() && p == "testing/synctest"
-		}
-	}
-	for _, f := range all {
-		if f.test() && virtual[f.dir()] || !f.test() && !f.library() {
+		virtual := slices.Contains(slices.Collect(maps.Values(f.imports())), "testing/synctest")
+		if f.test() && virtual || !f.test() && !f.library() {
 			continue
 		}
 		for _, c := range uses(f, "time") {
@@ -186,6 +183,28 @@ func noSleep(all tree) (bad []string) {
 				bad = append(bad, f.at(c.pos, "time.Sleep: wait for an event"))
 			}
 		}
+	}
+	return bad
+}
+
+// noSkip refuses tests that skip themselves: package needs does it for what a host lacks, and the suite of drivers for what
+// a driver says it lacks.
+func noSkip(all tree) (bad []string) {
+	for _, f := range all {
+		if f.dir() == "internal/needs" || f.dir() == "vm/vmtest" || !f.test() && !helpsTests(f.dir()) {
+			continue
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			sel, ok := call.Fun.(*ast.SelectorExpr)
+			if ok && slices.Contains([]string{"Skip", "Skipf", "SkipNow"}, sel.Sel.Name) {
+				bad = append(bad, f.at(call.Pos(), "%s: say in package needs what the test needs", sel.Sel.Name))
+			}
+			return true
+		})
 	}
 	return bad
 }

@@ -18,11 +18,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/ext4"
 	"github.com/arcboxlabs/arcbox-go/internal/image/imagetest"
-	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
+	"github.com/arcboxlabs/arcbox-go/internal/needs"
 )
 
 var rootTar = flag.String("root-tar", "", "also compare the layer image of this uncompressed root `archive` with what GNU tar makes of it")
@@ -30,9 +32,7 @@ var rootTar = flag.String("root-tar", "", "also compare the layer image of this 
 // TestLayerIsWhatGNUTarExtracts compares layer images file by file with what GNU tar makes of the same archive. It needs
 // root for owners, devices and attributes.
 func TestLayerIsWhatGNUTarExtracts(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("extracting owners, devices and attributes needs root")
-	}
+	needs.Root(t, "extracting owners, devices and attributes")
 	t.Run("torture", func(t *testing.T) { compare(t, torture(t)) })
 	t.Run("names twice", func(t *testing.T) { compare(t, twice(t)) })
 	t.Run("Debian packages", func(t *testing.T) {

@@ -15,11 +15,13 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/arcboxlabs/arcbox-go/internal/errs"
-	"github.com/arcboxlabs/arcbox-go/internal/image/imagetest"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
+
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/image/imagetest"
+	"github.com/arcboxlabs/arcbox-go/internal/needs"
 )
 
 // TestPauseObeysRetryAfter is in a bubble whose time is not that of the clock.
@@ -216,9 +218,7 @@ func TestPullGoesOnWhenItsLeaderIsCancelled(t *testing.T) {
 
 // TestDockersConfigFile finds credentials as the docker command left them: in the file, or by a helper that it names.
 func TestDockersConfigFile(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("the helper of this test is a shell script")
-	}
+	needs.Unix(t, "the helper of this test is a shell script")
 	reg := imagetest.NewRegistry(t)
 	ref := reg.Push(t, "app", "1", threeLayers(t))
 	reg.Wrap(func(next http.Handler) http.Handler {

@@ -9,21 +9,21 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/arcboxlabs/arcbox-go/internal/errs"
-	"github.com/arcboxlabs/arcbox-go/internal/image/imagetest"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
+
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/image/imagetest"
+	"github.com/arcboxlabs/arcbox-go/internal/needs"
 )
 
 func gzipped(t testing.TB, data []byte) []byte {
@@ -355,14 +355,7 @@ func TestOpenErrors(t *testing.T) {
 
 // TestDiskFull runs with a tmpfs that is too small, which needs root.
 func TestDiskFull(t *testing.T) {
-	if runtime.GOOS != "linux" || os.Getuid() != 0 {
-		t.Skip("mounting a tmpfs needs root on Linux")
-	}
-	dir := t.TempDir()
-	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", dir).CombinedOutput(); err != nil {
-		t.Skipf("cannot mount a tmpfs here: %s", out)
-	}
-	defer func() { require.NoError(t, exec.Command("umount", dir).Run()) }()
+	dir := needs.SmallDir(t, "1m")
 	srv := imagetest.NewRegistry(t)
 	img := imagetest.Image{Names: []string{"big"}, Layers: []imagetest.Layer{imagetest.Gzip(imagetest.Tar(t, reg("a", string(noise(1, 2<<20)))))}}
 	ref := srv.Push(t, "big", "1", img)
@@ -376,7 +369,7 @@ func TestDiskFull(t *testing.T) {
 		require.ErrorIs(t, err, syscall.ENOSPC, name)
 		requireTidy(t, s)
 	}
-	require.NoError(t, exec.Command("mount", "-o", "remount,size=64m", dir).Run())
+	needs.Grow(t, dir, "64m")
 	_, err = s.Pull(t.Context(), ref, PullOptions{})
 	require.NoError(t, err, "the next call works")
 	require.NoError(t, s.Close())

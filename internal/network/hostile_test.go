@@ -162,10 +162,16 @@ func TestFaults(t *testing.T) {
 	require.NoError(t, err)
 	require.Greater(t, time.Since(began), 300*time.Millisecond)
 
-	set(Fault{Loss: 0.2})
-	d, err := a.dial(ctx, to)
+	// What TCP does about losses doubles its wait each time: of much more than this, some runs would take a minute.
+	set(Fault{Loss: 0.05})
+	d, err := a.dial(testContext(t), to)
 	require.NoError(t, err)
 	roundTrip(t, d, "arrives all the same")
+	set(Fault{Loss: 1})
+	hopeless, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	_, err = a.dial(hopeless, to)
+	require.Error(t, err)
 
 	set(Fault{A: "b", B: "a", Partition: true}, Fault{A: Outside, Latency: time.Millisecond})
 	short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
@@ -179,7 +185,7 @@ func TestFaults(t *testing.T) {
 	_, err = a.dial(ctx, to)
 	require.Error(t, err)
 	set()
-	d, err = a.dial(ctx, to)
+	d, err = a.dial(testContext(t), to)
 	require.NoError(t, err)
 	roundTrip(t, d, "well again")
 	for _, bad := range []Fault{{Latency: -1}, {Loss: 2}, {Bandwidth: -1}} {

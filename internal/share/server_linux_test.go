@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/arcboxlabs/arcbox-go/agent/api"
+	"github.com/arcboxlabs/arcbox-go/internal/needs"
 )
 
 // ownerTest makes the test binary run one test as another user.
@@ -251,9 +252,7 @@ func TestReadOnlyIsKeptByTheHost(t *testing.T) {
 
 // TestOwnersWithoutRoot changes owners as a user who may not.
 func TestOwnersWithoutRoot(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root can become another user")
-	}
+	needs.Root(t, "becoming another user")
 	path, err := os.MkdirTemp("", "share-test")
 	require.NoError(t, err)
 	defer os.RemoveAll(path)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/arcboxlabs/arcbox-go/internal/needs"
 	"github.com/arcboxlabs/arcbox-go/vm"
 	"github.com/arcboxlabs/arcbox-go/vm/vmtest/guest"
 )
@@ -15,10 +16,10 @@ import (
 func TestBootOfAnotherArchitecture(t *testing.T) {
 	arch := map[string]string{"amd64": "arm64", "arm64": "amd64"}[runtime.GOARCH]
 	f, err := New(Config{}).Probe(testContext(t), arch, "")
-	skipOrFail(t, err)
+	needs.Machine(t, err)
 	require.Equal(t, vm.AcceleratorTCG, f.Accelerator)
 	a, err := makeAssets(arch)
-	skipOrFail(t, err)
+	needs.Machine(t, err)
 	i := startT(t, vm.Spec{
 		Arch: arch, Kernel: a.Kernel, Initramfs: a.Initramfs, CPUs: 2,
 		Disks: []vm.Disk{{ID: "disk", Path: a.Initramfs, ReadOnly: true}},

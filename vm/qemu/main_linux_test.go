@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,7 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/arcboxlabs/arcbox-go/boot"
-	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/needs"
 	"github.com/arcboxlabs/arcbox-go/vm"
 )
 
@@ -25,17 +24,6 @@ func TestMain(m *testing.M) {
 		return
 	}
 	goleak.VerifyTestMain(m)
-}
-
-// skipOrFail ends a test that cannot have a machine: with a failure where one was asked for, and by skipping it where the
-// error says that this host has none.
-func skipOrFail(t testing.TB, err error) {
-	t.Helper()
-	missing := errors.Is(err, errs.ErrUnavailable) || errors.Is(err, errs.ErrUnsupported)
-	if missing && os.Getenv("ARCBOX_TEST_VM") != "1" {
-		t.Skip("no machine on this host:", err)
-	}
-	require.NoError(t, err)
 }
 
 // assets are the kernel and the initramfs with the suite's init for this architecture, made once for all tests.
@@ -65,13 +53,10 @@ func makeAssets(arch string) (*boot.Assets, error) {
 // testSpec is a machine that runs the suite's init.
 func testSpec(t testing.TB) vm.Spec {
 	t.Helper()
-	if _, err := New(Config{}).Probe(testContext(t), "", vm.AcceleratorAuto); err != nil {
-		skipOrFail(t, err)
-	}
+	_, err := New(Config{}).Probe(testContext(t), "", vm.AcceleratorAuto)
+	needs.Machine(t, err)
 	a, err := assets()
-	if err != nil {
-		skipOrFail(t, err)
-	}
+	needs.Machine(t, err)
 	return vm.Spec{Kernel: a.Kernel, Initramfs: a.Initramfs}
 }
 

@@ -84,9 +84,6 @@ func bounded(t testing.TB) context.Context {
 func (s *suite) start(t *testing.T, spec vm.Spec) vm.Instance {
 	t.Helper()
 	m, err := s.driver.Start(bounded(t), spec)
-	if errors.Is(err, errs.ErrUnsupported) {
-		t.Skip(err)
-	}
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		require.NoError(t, m.Close())

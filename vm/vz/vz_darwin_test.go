@@ -4,7 +4,6 @@ package vz
 
 import (
 	"context"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/arcboxlabs/arcbox-go/boot"
-	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/needs"
 	"github.com/arcboxlabs/arcbox-go/vm"
 	"github.com/arcboxlabs/arcbox-go/vm/vmtest"
 )
@@ -30,7 +29,7 @@ func TestConformance(t *testing.T) {
 // testSpec is a machine that runs the suite's init. It skips where there is none, and fails where one was asked for.
 func testSpec(t *testing.T) vm.Spec {
 	t.Helper()
-	require.NoError(t, New(Config{}).Probe())
+	needs.Machine(t, New(Config{}).Probe())
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	cache, err := os.UserCacheDir()
@@ -41,9 +40,6 @@ func testSpec(t *testing.T) vm.Spec {
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(out))
 	a, err := boot.Resolve(ctx, boot.Config{Dir: filepath.Join(cache, "arcbox-test", "boot"), Agent: init})
-	if errors.Is(err, errs.ErrUnavailable) && os.Getenv("ARCBOX_TEST_VM") != "1" {
-		t.Skip("no machine on this host:", err)
-	}
-	require.NoError(t, err)
+	needs.Machine(t, err)
 	return vm.Spec{Kernel: a.Kernel, Initramfs: a.Initramfs, Memory: 512 << 20}
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/arcboxlabs/arcbox-go/internal/needs"
 )
 
 // deepTree makes a tree of the depth with a file in each directory.
@@ -30,9 +32,7 @@ func deepTree(t *testing.T, top string, depth int) {
 }
 
 func TestTrashDeletesEverything(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("the agent is root: it may enter every directory")
-	}
+	needs.Root(t, "the agent may enter every directory")
 	dir := t.TempDir()
 	canary := filepath.Join(dir, "canary")
 	require.NoError(t, os.Mkdir(canary, 0o700))
@@ -77,10 +77,7 @@ func TestTrashDeletesWhatIsImmutable(t *testing.T) {
 		require.NoError(t, err)
 		err = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, unix.STATX_ATTR_IMMUTABLE)
 		require.NoError(t, f.Close())
-		if err == unix.EPERM || err == unix.ENOTTY || err == unix.EOPNOTSUPP {
-			t.Skip("this file system or user has no immutable files:", err)
-		}
-		require.NoError(t, err)
+		needs.Support(t, err) // of immutable files
 	}
 	require.NoError(t, tr.take(tree))
 	for tr.empty(t.Context()) {

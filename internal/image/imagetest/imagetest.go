@@ -23,6 +23,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
 )
 
 // File is an entry of a layer.
@@ -313,7 +315,7 @@ func archive(tb testing.TB, files map[string][]byte) []byte {
 }
 
 // Busybox returns an image with the host's static busybox and links for its applets, or an error that wraps
-// fs.ErrNotExist where the host has none. It is named "busybox:test" and runs /bin/sh.
+// ErrUnavailable where the host has none. It is named "busybox:test" and runs /bin/sh.
 func Busybox(tb testing.TB) (Image, error) {
 	tb.Helper()
 	for _, path := range []string{"/bin/busybox", "/usr/bin/busybox"} {
@@ -326,7 +328,7 @@ func Busybox(tb testing.TB) (Image, error) {
 		}
 		return busybox(tb, data), nil
 	}
-	return Image{}, fmt.Errorf("busybox (install busybox-static): %w", fs.ErrNotExist)
+	return Image{}, fmt.Errorf("busybox: %w: install busybox-static", errs.ErrUnavailable)
 }
 
 func busybox(tb testing.TB, data []byte) Image {

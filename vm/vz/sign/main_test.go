@@ -4,11 +4,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/arcboxlabs/arcbox-go/internal/needs"
 	"github.com/arcboxlabs/arcbox-go/vm/vz"
 )
 
@@ -27,9 +27,7 @@ func TestMain(m *testing.M) {
 // script makes a shell script.
 func script(t *testing.T, name, body string) string {
 	t.Helper()
-	if runtime.GOOS == "windows" {
-		t.Skip("no shell")
-	}
+	needs.Unix(t, "there is no shell")
 	path := filepath.Join(t.TempDir(), name)
 	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"+body+"\n"), 0o755))
 	return path

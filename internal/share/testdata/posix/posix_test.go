@@ -17,9 +17,7 @@ import (
 var dir = flag.String("dir", "", "directory to test in")
 
 func TestPosix(t *testing.T) {
-	if *dir == "" {
-		t.Skip("there is no -dir")
-	}
+	require.NotEmpty(t, *dir, "-dir")
 	for name, test := range posixtest.All {
 		t.Run(name, func(t *testing.T) { in(t, func(d string) { test(t, d) }) })
 	}
