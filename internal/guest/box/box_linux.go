@@ -24,7 +24,7 @@ type Box struct {
 	shares shares
 	hide   hidden
 	oom    oomWatch
-	nets   networks
+	nets   *networks
 	ready  chan struct{} // closed by Ready
 	err    error         // of Ready
 
@@ -35,7 +35,7 @@ var _ engine.Backend = (*Box)(nil)
 
 // New returns a box in which Create waits for Ready.
 func New(reaper *proc.Reaper) *Box {
-	return &Box{reaper: reaper, layers: newLayers(), data: newData(), ready: make(chan struct{})}
+	return &Box{reaper: reaper, layers: newLayers(), data: newData(), nets: newNetworks(), ready: make(chan struct{})}
 }
 
 // Ready says that the machine is as containers need it: the mount namespace is the caller's own, with /proc, /sys, /dev,
@@ -194,7 +194,7 @@ func (b *Box) create(ctx context.Context, req api.CreateRequest, inMachine bool)
 	sb.id = req.ID
 	b.nets.register(req.ID, sb)
 	if req.Network.Mode == api.NetworkOwn {
-		sb.net = newNetwork(&b.nets, sb.child, req.Network.Interfaces)
+		sb.net = newNetwork(b.nets, sb.child, req.Network.Interfaces)
 	}
 	return sb, nil
 }

@@ -1,0 +1,209 @@
+package box
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/arcboxlabs/arcbox-go/agent/api"
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/guest/link"
+)
+
+// The machine's interface. It is given another name than the kernel's: the interface of a container, which is made from
+// here, may not have the name of one that is here.
+const (
+	kernelName = "eth0"
+	nicName    = "nic"
+	nicMTU     = 65000 // bytes: the largest packet that it takes
+)
+
+// networks is the machine's end of the networks.
+type networks struct {
+	mu    sync.Mutex
+	conn  *link.Conn // nil until it is needed
+	nic   int        // its number
+	vlans map[uint16]int
+
+	boxes map[string]*sandbox // by id, for those who share a network
+
+	deleting map[address]chan struct{} // closed when the interface is gone
+	deleters sync.WaitGroup            // one for each container whose interfaces are being deleted
+	slots    chan struct{}             // has a token for each of them
+}
+
+// maxDeleters bounds how many containers' interfaces are being deleted at a time. The next removal waits.
+const maxDeleters = 16
+
+// address is what two interfaces of the machine cannot have at a time.
+type address struct {
+	vlan uint16
+	mac  string
+}
+
+func newNetworks() *networks {
+	return &networks{deleting: make(map[address]chan struct{}), slots: make(chan struct{}, maxDeleters)}
+}
+
+// open finds the machine's interface and brings it up. n.mu is held.
+func (n *networks) open() error {
+	if n.conn != nil {
+		return nil
+	}
+	c, err := link.Dial()
+	if err != nil {
+		return err
+	}
+	index, err := c.Index(kernelName)
+	if errors.Is(err, unix.ENODEV) {
+		c.Close()
+		return fmt.Errorf("%w: the machine has no network interface", errs.ErrUnsupported)
+	}
+	if err == nil {
+		// The machine itself is no member of any network.
+		_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+kernelName+"/disable_ipv6", []byte("1"), 0) // a kernel without IPv6 has no such file
+		if err = c.Rename(index, nicName); err == nil {
+			err = c.SetUp(index, nicMTU)
+		}
+	}
+	if err != nil {
+		c.Close()
+		return err
+	}
+	n.conn, n.nic, n.vlans = c, index, make(map[uint16]int)
+	return nil
+}
+
+// prepare brings the machine's interface up before the first container needs it.
+func (n *networks) prepare() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.open(); err != nil && !errors.Is(err, errs.ErrUnsupported) {
+		return err
+	}
+	return nil
+}
+
+func (n *networks) close() {
+	n.deleters.Wait()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.conn != nil {
+		n.conn.Close()
+	}
+}
+
+// vlan returns the number of the interface of a VLAN, which is made where there is none yet. n.mu is held.
+func (n *networks) vlan(id uint16) (int, error) {
+	if i, ok := n.vlans[id]; ok {
+		return i, nil
+	}
+	name := "vlan" + strconv.Itoa(int(id))
+	// No address is to be made for it, and so nothing of its own to be sent.
+	err := n.conn.AddVLAN(name, n.nic, id)
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return 0, err
+	}
+	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0) // as above
+	i, err := n.conn.Index(name)
+	if err != nil {
+		return 0, err
+	}
+	n.vlans[id] = i
+	return i, nil
+}
+
+// macvlan makes the interface of a container in its network namespace.
+func (n *networks) macvlan(i api.Interface, ns int) error {
+	hw, err := net.ParseMAC(i.MAC)
+	if err != nil {
+		return err
+	}
+	at := address{i.VLAN, i.MAC}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for gone := n.deleting[at]; gone != nil; gone = n.deleting[at] {
+		n.mu.Unlock()
+		<-gone
+		n.mu.Lock()
+	}
+	if err := n.open(); err != nil {
+		return err
+	}
+	parent, err := n.vlan(i.VLAN)
+	if err != nil {
+		return err
+	}
+	return n.conn.AddMacvlan(link.Macvlan{Name: i.Name, Parent: parent, MAC: hw, MTU: i.MTU, Reflect: i.Reflect, NS: ns})
+}
+
+// deleteLater deletes the interfaces of a container that is being removed in the background: the kernel waits, for each, until
+// all that may still look at it has ended. Another container may ask for its address at once, and waits then.
+func (n *networks) deleteLater(has map[string]ownInterface, c *link.Conn, ns int) {
+	n.slots <- struct{}{}
+	n.mu.Lock()
+	gone := make(chan struct{})
+	for _, i := range has {
+		n.deleting[i.address] = gone
+	}
+	n.mu.Unlock()
+	n.deleters.Go(func() {
+		defer func() { <-n.slots }()
+		for _, i := range has {
+			_ = c.Delete(i.index) // it ends with the namespace otherwise
+		}
+		if c != nil {
+			c.Close()
+		}
+		unix.Close(ns)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		for _, i := range has {
+			delete(n.deleting, i.address)
+		}
+		close(gone)
+	})
+}
+
+// ownInterface is an interface of a container.
+type ownInterface struct {
+	index int
+	address
+}
+
+// join opens the network namespace of another container.
+func (n *networks) join(id string) (int, error) {
+	n.mu.Lock()
+	other := n.boxes[id]
+	n.mu.Unlock()
+	if other == nil {
+		return -1, fmt.Errorf("share the network of container %s: %w: it does not run in this machine: start it first", id, errs.ErrConflict)
+	}
+	fd, err := openNetwork(other.child)
+	if err != nil {
+		return -1, fmt.Errorf("share the network of container %s: %w: it has ended", id, errs.ErrConflict)
+	}
+	return fd, nil
+}
+
+func (n *networks) register(id string, s *sandbox) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.boxes == nil {
+		n.boxes = make(map[string]*sandbox)
+	}
+	n.boxes[id] = s
+}
+
+func (n *networks) forget(id string, s *sandbox) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.boxes[id] == s {
+		delete(n.boxes, id)
+	}
+}
