@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -139,6 +140,37 @@ func TestShareFS(t *testing.T) {
 	require.Contains(t, res.stderr, "ls: /none")
 }
 
+// listed counts how often the directories of a file system are read.
+type listed struct {
+	fs.FS
+	dirs chan string
+}
+
+func (l listed) ReadDir(name string) ([]fs.DirEntry, error) {
+	select {
+	case l.dirs <- name:
+	default:
+	}
+	return fs.ReadDir(l.FS, name)
+}
+
+// TestShareReadsAhead looks at many files, one by one, which the guest answers by a look at their directory.
+func TestShareReadsAhead(t *testing.T) {
+	rt := shared.get(t)
+	files := fstest.MapFS{}
+	for i := range 300 {
+		files[fmt.Sprintf("dir/%d", i)] = &fstest.MapFile{}
+	}
+	l := listed{files, make(chan string, 100)}
+	spec := arcbox.ContainerSpec{
+		Mounts: []arcbox.Mount{{Type: arcbox.MountFS, FS: l, Target: "/s"}},
+		Args:   sh(`for i in $(seq 0 299); do test -f /s/dir/$i || echo $i is not there; test -e /s/dir/no-$i && echo $i is there; done`),
+	}
+	require.Empty(t, run(t, rt, spec, arcbox.RunOptions{}).stdout)
+	require.NotEmpty(t, l.dirs)
+	require.Equal(t, "dir", <-l.dirs)
+}
+
 var slowPosix = flag.Bool("posix.slow", false, "let TestSharePosix ask all, which takes minutes on a busy machine")
 
 // What TestSharePosix does not ask: whether a lock is one on the host's file too, and, but for -posix.slow, what takes
@@ -162,7 +194,20 @@ func TestSharePosix(t *testing.T) {
 	}
 	spec := arcbox.ContainerSpec{Args: []string{"/t/posix", "-test.v", "-test.skip", "TestPosix/(" + skip + ")", "-dir", "/s"}, CapAdd: []string{"ALL"}, Mounts: append(onHost(dir),
 		arcbox.Mount{Type: arcbox.MountBind, Source: bin, Target: "/t", ReadOnly: true})}
-	res := run(t, rt, spec, arcbox.RunOptions{})
+	limit := 3 * time.Minute
+	if *slowPosix {
+		limit = time.Hour
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	spec.Image = "busybox:test"
+	var stdout, stderr bytes.Buffer
+	p, err := rt.RunContainer(ctx, spec, arcbox.RunOptions{Stdout: &stdout, Stderr: &stderr})
+	require.NoError(t, err)
+	exit, err := p.Wait(ctx)
+	require.NoError(t, err, stdout.String())
+	require.NoError(t, rt.RemoveContainer(ctx, p.ContainerID(), arcbox.RemoveOptions{}))
+	res := result{exit, stdout.String(), stderr.String()}
 	require.Zero(t, res.exit.Code, res.stdout+res.stderr)
 	require.Contains(t, res.stdout, "--- PASS: TestPosix/SharedMemory")
 	require.NotContains(t, res.stdout, "--- FAIL")

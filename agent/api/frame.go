@@ -26,6 +26,7 @@ const (
 	FrameEvent                        // JSON: Event
 	FrameLog                          // JSON: LogRecord
 	FrameFuse                         // a message of the FUSE protocol
+	FrameAhead                        // JSON: ReadAhead
 	frameEnd
 )
 

@@ -35,7 +35,7 @@ func (b *suite) shares() error {
 			return err
 		}
 	}
-	for _, v := range []struct{ name, unit string }{{"stat_us", "us"}, {"read_mb_s", "MB/s"}, {"write_mb_s", "MB/s"}, {"walk_ms", "ms"}} {
+	for _, v := range []struct{ name, unit string }{{"stat_us", "us"}, {"stat_cold_us", "us"}, {"miss_us", "us"}, {"read_mb_s", "MB/s"}, {"write_mb_s", "MB/s"}, {"walk_ms", "ms"}} {
 		name := "share_" + v.name
 		if v.name == "walk_ms" {
 			name = "share_walk_10000_ms"

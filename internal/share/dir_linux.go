@@ -8,10 +8,9 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
-)
 
-// validity is how long a guest may believe what it was told of a file, so that it sees changes on the host within a second.
-const validity = 900 * time.Millisecond
+	"github.com/arcboxlabs/arcbox-go/agent/api"
+)
 
 // dir is a directory, or a single file, of the host as a file system of the protocol. It is confined to what is below its
 // root: a path is resolved by the host's kernel from the root, below it, and never through a link. Links are texts that
@@ -24,6 +23,7 @@ type dir struct {
 	owners             owners
 	nodes              *nodes
 	handles            handles
+	ahead              aheadFunc // nil tells nobody
 	once               sync.Once
 }
 
@@ -225,6 +225,9 @@ func (d *dir) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse
 		return status(err)
 	}
 	st := d.with(h.NodeId, func(n *node, fd int) error { return d.gone(d.entry(n, fd, name, out)) })
+	if st == fuse.OK {
+		d.told(out.NodeId)
+	}
 	if st == fuse.ENOENT { // believed for as long as a name that is there
 		*out = fuse.EntryOut{}
 		out.SetEntryTimeout(validity)
@@ -238,8 +241,25 @@ func (d *dir) Forget(id, count uint64) { d.nodes.forget(id, count) }
 
 // GetAttr implements fuse.RawFileSystem.
 func (d *dir) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
-	return d.with(in.NodeId, func(_ *node, fd int) error { return d.attrOut(fd, out) })
+	st := d.with(in.NodeId, func(_ *node, fd int) error { return d.attrOut(fd, out) })
+	if st == fuse.OK {
+		d.told(in.NodeId)
+	}
+	return st
 }
+
+// told notes that the guest has asked for one file, and tells it to read the directory where it does so often.
+func (d *dir) told(id uint64) {
+	if d.ahead == nil {
+		return
+	}
+	if p, n := d.nodes.told(id, time.Now()); n > 0 {
+		d.ahead(api.ReadAhead{Path: p, Entries: n})
+	}
+}
+
+// onAhead sets who tells the guest to read a directory. It is called before the guest asks anything.
+func (d *dir) onAhead(fn aheadFunc) { d.ahead = fn }
 
 func (d *dir) attrOut(fd int, out *fuse.AttrOut) error {
 	st, err := statx(fd, "")

@@ -306,6 +306,9 @@ func (d *dir) ReleaseDir(in *fuse.ReleaseIn) { d.release(in.Fh) }
 
 func (d *dir) release(fh uint64) {
 	if h := d.handles.take(fh); h != nil {
+		if h.n.is.kind == unix.S_IFDIR {
+			d.nodes.reading(h.n, -1, 0)
+		}
 		d.nodes.closed(h.n, h.fd)
 		h.close()
 	}
@@ -318,7 +321,9 @@ func (d *dir) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fus
 		if err != nil {
 			return err
 		}
-		out.Fh, err = d.hold(n, fd, false)
+		if out.Fh, err = d.hold(n, fd, false); err == nil {
+			d.nodes.reading(n, 1, 0)
+		}
 		return err
 	})
 }
@@ -360,6 +365,7 @@ func (d *dir) list(in *fuse.ReadIn, add func(n *node, fd int, e fuse.DirEntry) b
 		for i := in.Offset; ; i++ {
 			for i >= uint64(len(h.entries)) {
 				if h.ended {
+					d.nodes.reading(h.n, 0, len(h.entries))
 					return nil
 				}
 				if err := h.more(fd); err != nil {

@@ -4,6 +4,7 @@ import (
 	"path"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,6 +33,9 @@ type node struct {
 	lookups uint64 // how often the guest was told of it, less what it has forgotten
 	links   []link // the names that it is known by, the newest last; none of the root
 	open    []int  // descriptors of open files, for one that has no name any more
+
+	told  time.Time // when the guest was told of it because it has asked
+	asked asked     // of a directory: for what is in it
 }
 
 // link is a name in a directory.
@@ -47,6 +51,7 @@ type nodes struct {
 	byFile map[identity]*node
 	byName map[link]*node
 	next   uint64
+	heat   heat
 }
 
 func newNodes(root identity) *nodes {
@@ -129,6 +134,30 @@ func (t *nodes) drop(n *node) {
 	}
 }
 
+// told notes that the guest was told of a node because it has asked, and returns which directory it should read and how
+// many entries of it; 0 is none.
+func (t *nodes) told(id uint64, now time.Time) (string, int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.byID[id]
+	if n == nil || len(n.links) == 0 {
+		return "", 0
+	}
+	dir := n.links[len(n.links)-1].dir
+	entries := t.heat.ask(&n.told, &dir.asked, now)
+	if entries == 0 || dir.id == rootID {
+		return ".", entries
+	}
+	if len(dir.links) == 0 {
+		return "", 0
+	}
+	p, ok := pathOf(dir.links[len(dir.links)-1])
+	if !ok {
+		return "", 0
+	}
+	return p, entries
+}
+
 // removed notes that a name is gone.
 func (t *nodes) removed(dir *node, name string) {
 	t.mu.Lock()
@@ -189,6 +218,16 @@ func pathOf(l link) (string, bool) {
 	}
 	slices.Reverse(parts)
 	return path.Join(parts...), true
+}
+
+// reading notes that a directory is being read, or that it is not any more, and its size once that is known.
+func (t *nodes) reading(n *node, change, size int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n.asked.reading += change
+	if size > 0 {
+		n.asked.size = size
+	}
 }
 
 // opened notes a descriptor of a node, closed takes that back.

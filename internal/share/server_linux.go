@@ -3,6 +3,7 @@ package share
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"log/slog"
 	"sync"
 
@@ -55,6 +56,9 @@ func serve(fs fuse.RawFileSystem, stream Stream) {
 		}),
 		stream: stream, slots: make(chan struct{}, maxInFlight),
 	}
+	if f, ok := fs.(interface{ onAhead(aheadFunc) }); ok {
+		f.onAhead(s.ahead)
+	}
 	defer s.wg.Wait()
 	defer stream.Close()
 	for {
@@ -63,6 +67,14 @@ func serve(fs fuse.RawFileSystem, stream Stream) {
 			return
 		}
 		s.take(msg)
+	}
+}
+
+// ahead tells the guest to read a directory.
+func (s *server) ahead(a api.ReadAhead) {
+	b, err := json.Marshal(a)
+	if err == nil && s.stream.Send(api.FrameAhead, b) != nil {
+		s.stream.Close()
 	}
 }
 

@@ -3,11 +3,13 @@ package share
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -45,9 +47,21 @@ type guest struct {
 	closed chan struct{}
 	once   sync.Once
 	next   uint64
+	ahead  chan api.ReadAhead
 }
 
-func (g *guest) Send(_ api.FrameType, p []byte) error {
+func (g *guest) Send(kind api.FrameType, p []byte) error {
+	if kind == api.FrameAhead {
+		var a api.ReadAhead
+		if err := json.Unmarshal(p, &a); err != nil {
+			return err
+		}
+		select {
+		case g.ahead <- a:
+		default:
+		}
+		return nil
+	}
 	select {
 	case g.out <- bytes.Clone(p):
 		return nil
@@ -72,7 +86,7 @@ func (g *guest) Close() error {
 
 // newGuest returns a guest that has greeted the server.
 func newGuest(t testing.TB, fs fuse.RawFileSystem) *guest {
-	g := &guest{t: t, in: make(chan []byte), out: make(chan []byte), closed: make(chan struct{})}
+	g := &guest{t: t, in: make(chan []byte), out: make(chan []byte), closed: make(chan struct{}), ahead: make(chan api.ReadAhead, 10)}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -181,6 +195,35 @@ func TestConfined(t *testing.T) {
 	require.Equal(t, unix.EPERM, errno, "no devices")
 	require.NoFileExists(t, filepath.Join(path, "..", "new"))
 	require.FileExists(t, filepath.Join(path, "..", "secret"))
+}
+
+// TestReadAhead looks at the files of a directory one by one.
+func TestReadAhead(t *testing.T) {
+	path := t.TempDir()
+	files := fstest.MapFS{}
+	require.NoError(t, os.MkdirAll(filepath.Join(path, "a", "b"), 0o755))
+	for i := range 20 {
+		require.NoError(t, os.WriteFile(filepath.Join(path, "a", "b", strconv.Itoa(i)), nil, 0o644))
+		files["a/b/"+strconv.Itoa(i)] = &fstest.MapFile{}
+	}
+	d, _, err := openDir(path, true)
+	require.NoError(t, err)
+	t.Cleanup(d.close)
+	for _, fs := range []fuse.RawFileSystem{d, newValue(files)} {
+		g := newGuest(t, fs)
+		a, errno := g.lookup(rootID, "a")
+		require.Zero(t, errno)
+		b, errno := g.lookup(a, "b")
+		require.Zero(t, errno)
+		for i := range 5 {
+			_, errno = g.lookup(b, strconv.Itoa(i))
+			require.Zero(t, errno)
+			g.lookup(b, "none")
+			g.call(3, b, make([]byte, 16))
+		}
+		require.Equal(t, api.ReadAhead{Path: "a/b", Entries: firstAhead}, <-g.ahead)
+		require.Empty(t, g.ahead)
+	}
 }
 
 func TestUnknownNumbersAreErrors(t *testing.T) {

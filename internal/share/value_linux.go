@@ -7,9 +7,12 @@ import (
 	"path"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/arcboxlabs/arcbox-go/agent/api"
 )
 
 // value is an fs.FS as a file system of the protocol. All of it belongs to root, everybody may read it, and nothing can be
@@ -24,12 +27,17 @@ type value struct {
 	open   map[uint64]*reader
 	lists  map[uint64][]fuse.DirEntry
 	next   uint64
+	heat   heat
+	ahead  aheadFunc // nil tells nobody
 }
 
 // name is a path that the guest knows.
 type name struct {
 	id, lookups uint64
 	path        string // as fs.FS takes it
+
+	told  time.Time // when the guest was told of it because it has asked
+	asked asked     // of a directory: for what is in it
 }
 
 func newValue(fsys fs.FS) *value {
@@ -159,7 +167,35 @@ func (v *value) Lookup(_ <-chan struct{}, h *fuse.InHeader, base string, out *fu
 	if !fs.ValidPath(p) { // its text is no UTF-8
 		return fuse.ENOENT
 	}
-	return valueError(v.entry(p, out))
+	st := valueError(v.entry(p, out))
+	if st == fuse.OK {
+		v.told(out.NodeId)
+	}
+	return st
+}
+
+// onAhead sets who tells the guest to read a directory. It is called before the guest asks anything.
+func (v *value) onAhead(fn aheadFunc) { v.ahead = fn }
+
+// told notes that the guest has asked for one file, and tells it to read the directory where it does so often.
+func (v *value) told(id uint64) {
+	if dir, entries := v.hot(id); entries > 0 && v.ahead != nil {
+		v.ahead(api.ReadAhead{Path: dir, Entries: entries})
+	}
+}
+
+func (v *value) hot(id uint64) (dir string, entries int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	n := v.byID[id]
+	if n == nil || id == rootID {
+		return "", 0
+	}
+	parent := v.byPath[path.Dir(n.path)]
+	if parent == nil {
+		return "", 0
+	}
+	return parent.path, v.heat.ask(&n.told, &parent.asked, time.Now())
 }
 
 // GetAttr implements fuse.RawFileSystem.
@@ -174,6 +210,7 @@ func (v *value) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut
 	}
 	attributes(in.NodeId, info, &out.Attr)
 	out.SetTimeout(validity)
+	v.told(in.NodeId)
 	return fuse.OK
 }
 
@@ -285,6 +322,9 @@ func (v *value) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 	defer v.mu.Unlock()
 	if len(v.lists) >= maxHandles {
 		return fuse.Status(unix.ENFILE)
+	}
+	if n := v.byID[in.NodeId]; n != nil {
+		n.asked.size = len(list)
 	}
 	v.next++
 	v.lists[v.next] = list

@@ -2,6 +2,8 @@ package box
 
 import (
 	"context"
+	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -127,7 +129,12 @@ func (b *Box) Share(ctx context.Context, req api.ShareRequest, accept func() (en
 	if err != nil {
 		return err
 	}
-	return pump(kernel, peer, func() { neverPoll(at, req.File) })
+	return pump(kernel, peer, func(advice <-chan api.ReadAhead) {
+		neverPoll(at, req.File)
+		for a := range advice {
+			readAhead(fd, a)
+		}
+	})
 }
 
 // attach mounts a share and returns the kernel's end of it.
@@ -169,13 +176,15 @@ func (s *shares) attach(at string, file bool) (_ *os.File, err error) {
 	return os.NewFile(uintptr(fd), "/dev/fuse"), nil
 }
 
-// pump carries messages between the kernel and the host until one of the two ends. begun is called at the side once
-// messages are carried.
-func pump(kernel *os.File, peer engine.Messages, begun func()) error {
+// pump carries messages between the kernel and the host until one of the two ends. follow is called at the side once
+// messages are carried, with the advice that the host gives meanwhile.
+func pump(kernel *os.File, peer engine.Messages, follow func(<-chan api.ReadAhead)) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer kernel.Close() // ends the reading, and begun
-	wg.Go(begun)
+	advice := make(chan api.ReadAhead, 8)
+	defer close(advice)
+	defer kernel.Close() // ends the reading, and what follow waits for
+	wg.Go(func() { follow(advice) })
 	wg.Go(func() {
 		defer peer.Close()
 		b := make([]byte, maxMessage)
@@ -190,13 +199,48 @@ func pump(kernel *os.File, peer engine.Messages, begun func()) error {
 		}
 	})
 	for {
-		msg, err := peer.Recv()
+		kind, msg, err := peer.Recv()
 		if err != nil {
 			return nil
+		}
+		if kind == api.FrameAhead {
+			var a api.ReadAhead
+			if json.Unmarshal(msg, &a) == nil {
+				select {
+				case advice <- a:
+				default: // there is too much of it
+				}
+			}
+			continue
 		}
 		// A reply that nobody waits for any more is ENOENT, a bad one EINVAL: the next one may be right.
 		if _, err := kernel.Write(msg); errors.Is(err, os.ErrClosed) || errors.Is(err, unix.ENODEV) {
 			return nil
+		}
+	}
+}
+
+// readAhead reads a directory of the share for what the kernel learns by it: the attributes of the files. root names the
+// share's root.
+func readAhead(root int, a api.ReadAhead) {
+	how := unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	}
+	fd, err := unix.Openat2(root, a.Path, &how)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	buf := make([]byte, 32<<10)
+	for left := a.Entries; left > 0; {
+		n, err := unix.Getdents(fd, buf)
+		if err != nil || n <= 0 {
+			return
+		}
+		for b := buf[:n]; len(b) > 18; left-- {
+			size := int(binary.NativeEndian.Uint16(b[16:]))
+			b = b[min(len(b), max(size, 19)):]
 		}
 	}
 }

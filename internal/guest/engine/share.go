@@ -17,7 +17,7 @@ type Sharer interface {
 // Messages carries the messages of a share. Recv is called by one goroutine. Close makes both return.
 type Messages interface {
 	Send([]byte) error
-	Recv() ([]byte, error)
+	Recv() (api.FrameType, []byte, error) // FrameFuse or FrameAhead
 	Close() error
 }
 
@@ -46,10 +46,10 @@ type messages struct{ s *api.Stream }
 func (m messages) Send(p []byte) error { return m.s.Send(api.FrameFuse, p) }
 func (m messages) Close() error        { return m.s.Close() }
 
-func (m messages) Recv() ([]byte, error) {
+func (m messages) Recv() (api.FrameType, []byte, error) {
 	t, p, err := m.s.Recv()
-	if err == nil && t != api.FrameFuse {
+	if err == nil && t != api.FrameFuse && t != api.FrameAhead {
 		err = fmt.Errorf("share: %w frame %d", errs.ErrInvalid, t)
 	}
-	return p, err
+	return t, p, err
 }
