@@ -1,6 +1,6 @@
 // Package vm is what arcbox needs of a hypervisor: a Driver starts an Instance from a Spec. Packages below it implement
-// drivers: vm/qemu for QEMU on Linux. Abilities that not every driver has are interfaces of their own, found by type
-// assertion on the Instance.
+// drivers: vm/qemu for QEMU, vm/vz for Apple's Virtualization framework. Abilities that not every driver has are interfaces
+// of their own, found by type assertion on the Instance.
 package vm
 
 import (

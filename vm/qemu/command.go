@@ -26,7 +26,7 @@ const nicMTU = 65000
 type command struct {
 	spec  vm.Spec // completed, with absolute paths
 	accel vm.Accelerator
-	linux bool // of the host: processes can be renamed, and there is seccomp
+	linux bool // of the host: processes can be renamed, there is seccomp, and /proc
 	tsc   int  // rate of an emulated amd64 processor's time stamp counter in kHz; 0 lets the guest measure it
 
 	qmpFD, consoleFD, agentFD int // sockets that QEMU inherits
@@ -107,7 +107,11 @@ func (c command) memory() []string {
 	path, share := c.spec.MemoryFile, c.spec.State == ""
 	switch {
 	case c.memoryFD != 0: // never the file that others go on from
-		path, share = fmt.Sprintf("/proc/self/fd/%d", c.memoryFD), true
+		dir := "/dev/fd"
+		if c.linux {
+			dir = "/proc/self/fd" // there /dev/fd is a link that may be missing
+		}
+		path, share = fmt.Sprintf("%s/%d", dir, c.memoryFD), true
 	case path == "":
 		return a
 	}

@@ -49,6 +49,10 @@ func TestCommandLines(t *testing.T) {
 		"arm64-hvf":          func(c *command) { arm(c); c.accel, c.linux = vm.AcceleratorHVF, false },
 		"amd64-hvf":          func(c *command) { c.accel, c.linux = vm.AcceleratorHVF, false },
 		"amd64-tcg-mac":      func(c *command) { c.accel, c.linux = vm.AcceleratorTCG, false },
+		"arm64-fork-mac": func(c *command) {
+			arm(c)
+			c.accel, c.linux, c.memoryFD, c.spec.Forkable = vm.AcceleratorTCG, false, 6, true
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := base

@@ -8,13 +8,16 @@
 // Streams to the guest go through a virtio-serial port with the name "arcbox.agent" that carries package mux, or over
 // AF_VSOCK where the host can and the caller asks.
 //
-// The driver works on Linux with QEMU 7.2 or later, by KVM where that is usable and by software emulation elsewhere.
+// The driver works on Linux with QEMU 7.2 or later, by KVM where that is usable and by software emulation elsewhere. It
+// also starts QEMU on macOS, by HVF or emulated, which nobody has tried yet on a Mac: of that the command lines are
+// tested, and on Linux the way in which QEMU ends with its owner there.
 package qemu
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -36,7 +39,11 @@ type Driver struct {
 	binary string
 	log    *slog.Logger
 	tsc    *tscRate
+	spawn  spawner
 }
+
+// spawner starts a program that ends with this process at the latest.
+type spawner func(path string, args []string, stderr io.Writer, files []*os.File) (*process, error)
 
 var (
 	_ vm.Driver = (*Driver)(nil)
@@ -45,7 +52,7 @@ var (
 
 // New returns a driver. It looks at nothing: a missing QEMU shows in Start and in Probe.
 func New(cfg Config) *Driver {
-	d := &Driver{binary: cfg.Binary, log: cfg.Logger, tsc: newTSCRate()}
+	d := &Driver{binary: cfg.Binary, log: cfg.Logger, tsc: newTSCRate(), spawn: startProcess}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -121,7 +128,7 @@ func (d *Driver) Start(ctx context.Context, spec vm.Spec) (vm.Instance, error) {
 	}
 	log := d.log.With("machine", spec.Name)
 	log.Info("starting QEMU", "binary", path, "accelerator", string(accel), "reason", reason)
-	inst, err := start(ctx, log, path, command{spec: spec, accel: accel, linux: h.os == "linux", tsc: d.tsc.kHz()})
+	inst, err := d.start(ctx, log, path, command{spec: spec, accel: accel, linux: h.os == "linux", tsc: d.tsc.kHz()})
 	if err != nil {
 		return nil, fmt.Errorf("start machine %s: %w", spec.Name, err)
 	}
@@ -251,7 +258,7 @@ func (s *sockets) closeTheirs() {
 }
 
 // start starts QEMU and returns when it takes commands. Where it returns an error, nothing is left.
-func start(ctx context.Context, log *slog.Logger, path string, c command) (_ *Instance, err error) {
+func (d *Driver) start(ctx context.Context, log *slog.Logger, path string, c command) (_ *Instance, err error) {
 	s, err := newSockets(c.spec.NIC)
 	if err != nil {
 		return nil, err
@@ -293,7 +300,7 @@ func start(ctx context.Context, log *slog.Logger, path string, c command) (_ *In
 	args := c.args()
 	log.Debug("QEMU command line", "args", args)
 	stderr := &tailBuffer{limit: 8 << 10}
-	p, err := startProcess(path, args, stderr, files)
+	p, err := d.spawn(path, args, stderr, files)
 	if err != nil {
 		s.closeOurs()
 		return nil, err

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/vm"
 	"github.com/arcboxlabs/arcbox-go/vm/vmtest/guest"
 )
@@ -26,7 +27,9 @@ const ownerArg = "-qemu-test-owner"
 // killed.
 func owner(args []string) {
 	fmt.Println("starting")
-	m, err := New(Config{}).Start(context.Background(), vm.Spec{Kernel: args[0], Initramfs: args[1]})
+	d := New(Config{})
+	d.spawn = spawners()[args[2]]
+	m, err := d.Start(context.Background(), vm.Spec{Kernel: args[0], Initramfs: args[1]})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -41,6 +44,11 @@ func owner(args []string) {
 	c.Read(make([]byte, 1))
 	fmt.Println("up")
 	<-m.Done()
+}
+
+// spawners are the ways in which QEMU is tied to its owner's life.
+func spawners() map[string]spawner {
+	return map[string]spawner{"by the kernel": startProcess, "by a watch": startWatched}
 }
 
 // children returns the processes whose parent is pid.
@@ -78,35 +86,42 @@ func awaitDeath(t *testing.T, pidfd int) {
 
 func TestQEMUDiesWithItsOwner(t *testing.T) {
 	spec := testSpec(t)
+	for way := range spawners() {
+		for _, moment := range []string{"starting", "started", "up"} {
+			t.Run(way+" when "+moment, func(t *testing.T) { killOwner(t, spec, way, moment) })
+		}
+	}
+}
+
+// killOwner kills the owner of a machine at the moment.
+func killOwner(t *testing.T, spec vm.Spec, way, moment string) {
 	self, err := os.Executable()
 	require.NoError(t, err)
-	for _, moment := range []string{"starting", "started", "up"} {
-		t.Run(moment, func(t *testing.T) {
-			cmd := exec.Command(self, ownerArg, spec.Kernel, spec.Initramfs)
-			out, err := cmd.StdoutPipe()
-			require.NoError(t, err)
-			require.NoError(t, cmd.Start())
-			sc := bufio.NewScanner(out)
-			for sc.Scan() && !strings.HasPrefix(sc.Text(), moment) {
+	cmd := exec.Command(self, ownerArg, spec.Kernel, spec.Initramfs, way)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	sc := bufio.NewScanner(out)
+	for sc.Scan() && !strings.HasPrefix(sc.Text(), moment) {
+	}
+	require.True(t, strings.HasPrefix(sc.Text(), moment), sc.Text())
+	// Of a QEMU that lives there must be no more soon; at the first moment there may be none yet.
+	var pidfds []int
+	for _, pid := range children(t, cmd.Process.Pid) {
+		for _, pid := range append(children(t, pid), pid) { // the watch too
+			if fd, err := unix.PidfdOpen(pid, 0); err == nil {
+				pidfds = append(pidfds, fd)
 			}
-			require.True(t, strings.HasPrefix(sc.Text(), moment), sc.Text())
-			// Of a QEMU that lives there must be no more soon; at the first moment there may be none yet.
-			var pidfds []int
-			for _, pid := range children(t, cmd.Process.Pid) {
-				if fd, err := unix.PidfdOpen(pid, 0); err == nil {
-					pidfds = append(pidfds, fd)
-				}
-			}
-			if moment != "starting" {
-				require.Len(t, pidfds, 1)
-			}
-			require.NoError(t, cmd.Process.Kill())
-			require.Error(t, cmd.Wait())
-			for _, fd := range pidfds {
-				awaitDeath(t, fd)
-				unix.Close(fd)
-			}
-		})
+		}
+	}
+	if moment != "starting" {
+		require.Len(t, pidfds, map[string]int{"by the kernel": 1, "by a watch": 2}[way])
+	}
+	require.NoError(t, cmd.Process.Kill())
+	require.Error(t, cmd.Wait())
+	for _, fd := range pidfds {
+		awaitDeath(t, fd)
+		unix.Close(fd)
 	}
 }
 
@@ -118,14 +133,15 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	require.NoError(t, err)
 	marked := filepath.Join(t.TempDir(), "initramfs")
 	require.NoError(t, os.Symlink(spec.Initramfs, marked))
-	for step := range 12 {
-		cmd := exec.Command(self, ownerArg, spec.Kernel, marked)
+	for step := range 24 {
+		way := []string{"by the kernel", "by a watch"}[step%2]
+		cmd := exec.Command(self, ownerArg, spec.Kernel, marked, way)
 		out, err := cmd.StdoutPipe()
 		require.NoError(t, err)
 		require.NoError(t, cmd.Start())
 		_, err = bufio.NewReader(out).ReadString('\n')
 		require.NoError(t, err)
-		kill := time.AfterFunc(time.Duration(step)*3*time.Millisecond, func() { cmd.Process.Kill() })
+		kill := time.AfterFunc(time.Duration(step)*1500*time.Microsecond, func() { cmd.Process.Kill() })
 		require.Error(t, cmd.Wait())
 		kill.Stop()
 		for _, pid := range running(t, "-initrd\x00"+marked+"\x00") {
@@ -134,7 +150,66 @@ func TestKilledAtAnyMoment(t *testing.T) {
 				unix.Close(fd)
 			}
 		}
-		require.Empty(t, running(t, "-initrd\x00"+marked+"\x00"))
+		require.Empty(t, running(t, "-initrd\x00"+marked+"\x00"), way)
+	}
+}
+
+// TestWatched starts programs under a watch: they have their files and their arguments, their end is told as it was, and
+// the watch ends with them.
+func TestWatched(t *testing.T) {
+	for name, c := range map[string]struct {
+		script, stderr, exit string
+	}{
+		"exits":         {"echo \"$1\" >&2; exit 7", "two words", "exit status 7"},
+		"well":          {"cat <&3 >&2", "a file", "exit status 0"},
+		"killed":        {"kill -9 $$", "", "signal: killed"},
+		"keeps nothing": {"ls -l /proc/self/fd/9 /proc/self/fd/0 >&2", "/dev/null", "exit status 2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, w, err := os.Pipe()
+			require.NoError(t, err)
+			defer r.Close()
+			_, err = w.WriteString("a file")
+			require.NoError(t, err)
+			require.NoError(t, w.Close())
+			stderr, marked := &tailBuffer{limit: 1 << 10}, t.TempDir()
+			p, err := startWatched("/bin/sh", []string{"-c", c.script, "sh", "two words", marked}, stderr, []*os.File{r})
+			require.NoError(t, err)
+			<-p.done
+			require.Equal(t, c.exit, exitText(p.err))
+			require.Contains(t, stderr.String(), c.stderr)
+			require.Empty(t, running(t, marked))
+		})
+	}
+	_, err := startWatched("/bin/sh", nil, nil, make([]*os.File, 7))
+	require.ErrorIs(t, err, errs.ErrUnsupported)
+	p, err := startWatched("/no/such/program", nil, &tailBuffer{limit: 1}, nil)
+	require.NoError(t, err)
+	<-p.done
+	require.Error(t, p.err)
+}
+
+// TestMachineUnderAWatch runs machines as on a system that does not end a child with its parent.
+func TestMachineUnderAWatch(t *testing.T) {
+	d := New(Config{Logger: testLogger(t)})
+	d.spawn = startWatched
+	for _, end := range []func(i *Instance){
+		func(i *Instance) { require.NoError(t, i.Close()) },
+		func(i *Instance) {
+			require.NoError(t, i.proc.cmd.Process.Kill())
+			<-i.Done()
+			require.ErrorContains(t, i.Err(), "signal: killed")
+		},
+	} {
+		inst, err := d.Start(testContext(t), testSpec(t))
+		require.NoError(t, err)
+		defer inst.Close()
+		c, err := inst.Dial(testContext(t), guest.PortEcho)
+		require.NoError(t, err)
+		defer c.Close()
+		end(inst.(*Instance))
+		require.NoError(t, inst.Close())
+		require.Empty(t, children(t, os.Getpid()))
 	}
 }
 

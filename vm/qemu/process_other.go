@@ -1,4 +1,4 @@
-//go:build !linux
+//go:build !linux && !darwin
 
 package qemu
 
@@ -19,7 +19,7 @@ type process struct {
 }
 
 func startProcess(string, []string, io.Writer, []*os.File) (*process, error) {
-	return nil, fmt.Errorf("start QEMU: %w: only on Linux a QEMU can be tied to the life of its owner", errors.ErrUnsupported)
+	return nil, fmt.Errorf("start QEMU: %w: only on Linux and macOS a QEMU is tied to the life of its owner", errors.ErrUnsupported)
 }
 
 func (p *process) kill() {}
