@@ -32,7 +32,7 @@ func fileInfo(st api.StatReply) FileInfo {
 
 // StatPath tells of a file of a container, running or not. A link at the end of the path is not followed, unless a slash
 // is behind it. A container that runs is seen as its processes see it, what is mounted in it included; of one that does
-// not, there is its root. The machine is started where it does not run.
+// not, there is its root with its volumes. The machine is started where it does not run.
 //
 // A path that is not there is ErrNotFound, one that no file can have ErrInvalid.
 func (r *Runtime) StatPath(ctx context.Context, ref, path string) (FileInfo, error) {

@@ -4,6 +4,8 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"context"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -137,6 +139,42 @@ func TestImageFillsVolume(t *testing.T) {
 	require.GreaterOrEqual(t, len(pruned), 2)
 	_, err = rt.InspectVolume(ctx, left.Mounts[0].Source, arcbox.InspectVolumeOptions{})
 	require.ErrorIs(t, err, arcbox.ErrNotFound)
+}
+
+// TestCopyToVolumeOfStoppedContainer copies files to and from a container that was never started, and one that has ended.
+func TestCopyToVolumeOfStoppedContainer(t *testing.T) {
+	rt := shared.get(t)
+	ctx := testContext(t)
+	spec := arcbox.ContainerSpec{Name: "copied-stopped", Image: "busybox:test", ReadOnly: true, Args: sh("cat /v/in/f"), Mounts: []arcbox.Mount{
+		{Type: arcbox.MountVolume, Source: "copied", Target: "/v/in"}, {Type: arcbox.MountVolume, Source: "fixed", Target: "/fixed", ReadOnly: true},
+	}}
+	_, err := rt.CreateContainer(ctx, spec, arcbox.CreateOptions{})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, rt.RemoveContainer(context.Background(), spec.Name, arcbox.RemoveOptions{}))
+		require.NoError(t, rt.RemoveVolume(context.Background(), "copied"))
+		require.NoError(t, rt.RemoveVolume(context.Background(), "fixed"))
+	})
+	for _, text := range []string{"created\n", "ended\n"} {
+		file := func() io.Reader { return tarOf(t, "f", text) }
+		require.NoError(t, rt.CopyTo(ctx, spec.Name, "/v/in", file(), arcbox.CopyToOptions{}))
+		require.ErrorIs(t, rt.CopyTo(ctx, spec.Name, "/v", file(), arcbox.CopyToOptions{}), arcbox.ErrConflict, "the root is read-only")
+		require.ErrorIs(t, rt.CopyTo(ctx, spec.Name, "/fixed", file(), arcbox.CopyToOptions{}), arcbox.ErrConflict)
+		st, err := rt.StatPath(ctx, spec.Name, "/v/in/f")
+		require.NoError(t, err)
+		require.Equal(t, int64(len(text)), st.Size)
+		other := arcbox.ContainerSpec{Mounts: onVolume("copied"), Args: sh("cat /v/f")}
+		require.Equal(t, text, run(t, rt, other, arcbox.RunOptions{}).stdout)
+		rc, _, err := rt.CopyFrom(ctx, spec.Name, "/v")
+		require.NoError(t, err)
+		require.Equal(t, text, readTar(t, rc)["v/in/f"])
+		rc, err = rt.ExportContainer(ctx, spec.Name)
+		require.NoError(t, err)
+		require.NotContains(t, readTar(t, rc), "v/in/f")
+		require.NoError(t, rt.StartContainer(ctx, spec.Name))
+		_, err = rt.WaitContainer(ctx, spec.Name, arcbox.WaitOptions{})
+		require.NoError(t, err)
+	}
 }
 
 func TestBadMounts(t *testing.T) {

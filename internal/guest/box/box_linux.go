@@ -133,7 +133,7 @@ func (b *Box) create(ctx context.Context, req api.CreateRequest, inMachine bool)
 	if err != nil {
 		return nil, err
 	}
-	sb := &sandbox{box: b}
+	sb := &sandbox{box: b, volumes: volumesOf(req.Mounts)}
 	if sb.scratch, err = b.data.scratch(ctx, req.ID); err != nil {
 		return nil, err
 	}
@@ -156,7 +156,6 @@ func (b *Box) create(ctx context.Context, req api.CreateRequest, inMachine bool)
 		return nil, err
 	}
 	if sb.tree, st.root, err = newTree(root, lower, sb.scratch, req.ReadOnly); err != nil {
-		unix.Close(root)
 		return nil, err
 	}
 	u = append(u, sb.tree.close)

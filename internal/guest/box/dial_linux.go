@@ -27,11 +27,11 @@ func (s *sandbox) Dial(ctx context.Context, network, address string) (net.Conn, 
 // dialPath connects to a socket among the container's files. The path is resolved within the container's root first: what is
 // connected to is the file that was found then, whatever takes its name.
 func (s *sandbox) dialPath(ctx context.Context, path string) (net.Conn, error) {
-	root, _, err := s.view()
+	root, done, err := s.view(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(root)
+	defer done()
 	fd, err := files.OpenIn(root, path)
 	if err != nil {
 		return nil, err

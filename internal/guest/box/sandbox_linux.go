@@ -30,6 +30,7 @@ type sandbox struct {
 	net     *network // nil where it has none of its own
 	scratch scratch
 	tree    *tree
+	volumes []api.Mount // what lies higher first
 	cgroup  cgroup
 	oom     *oomCounter
 	ends    *ends
