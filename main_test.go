@@ -231,12 +231,12 @@ func sh(script string) []string { return []string{"sh", "-c", script} }
 // ownerArg makes the test binary the owner of a Runtime that is killed.
 const ownerArg = "arcbox-test-owner"
 
-// owner runs a container, says so, and waits to be killed. A fourth argument is a script for a container with the volume
-// db, whose output is the owner's.
+// owner runs a container, says so, and waits to be killed. Two more arguments are a script for a container with the volume
+// db, whose output is the owner's, and its image.
 func owner(args []string) {
 	spec, opts := arcbox.ContainerSpec{Image: "busybox:test", Args: sh("sleep 1000")}, arcbox.RunOptions{}
-	if len(args) > 3 {
-		spec.Args, opts.Stdout = sh(args[3]), os.Stdout
+	if len(args) > 4 {
+		spec.Args, spec.Image, opts.Stdout = sh(args[3]), args[4], os.Stdout
 		spec.Mounts = []arcbox.Mount{{Type: arcbox.MountVolume, Source: "db", Target: "/db"}}
 	}
 	rt, err := arcbox.New(arcbox.Config{
