@@ -30,6 +30,17 @@ import (
 // They are unpacked into an archive only, which is kept in the user's cache directory and checked whenever it is used.
 // Processes that come at the same time wait for one of them.
 func Programs(tb testing.TB) (Image, error) {
+	return debian(tb, "programs:test", "nginx", "python3-minimal", "redis-server", "redis-tools")
+}
+
+// Postgres returns an image like that of Programs with PostgreSQL, its programs in /usr/lib/postgresql/*/bin, and curl. It is
+// named "postgres:test"; its user is postgres. It has no compiler of queries, which is as large as all the rest.
+func Postgres(tb testing.TB) (Image, error) {
+	return debian(tb, "postgres:test", "postgresql", "curl")
+}
+
+// debian returns an image with a busybox and packages.
+func debian(tb testing.TB, name string, packages ...string) (Image, error) {
 	tb.Helper()
 	img, err := Busybox(tb)
 	if err != nil {
@@ -39,12 +50,12 @@ func Programs(tb testing.TB) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	r := root{dir: filepath.Join(cache, "arcbox-test", "roots"), packages: []string{"nginx", "python3-minimal", "redis-server", "redis-tools"}}
+	r := root{dir: filepath.Join(cache, "arcbox-test", "roots"), packages: packages}
 	data, err := r.get(tb.Context())
 	if err != nil {
 		return Image{}, fmt.Errorf("make a root from Debian packages: %w", err)
 	}
-	img.Names = []string{"programs:test"}
+	img.Names = []string{name}
 	img.Config.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}
 	img.Layers = []Layer{programBase(tb, img.Layers[0]), Plain(data)}
 	return img, nil
@@ -54,13 +65,13 @@ func Programs(tb testing.TB) (Image, error) {
 func programBase(tb testing.TB, busybox Layer) Layer {
 	dir := func(uid int, mode int64) File { return File{Type: tar.TypeDir, Mode: mode, Uid: uid, Gid: uid} }
 	link := func(to string) File { return File{Type: tar.TypeSymlink, Mode: 0o777, Link: to} }
-	users := "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/var/www:/bin/sh\nredis:x:101:101::/var/lib/redis:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n"
+	users := "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/var/www:/bin/sh\nredis:x:101:101::/var/lib/redis:/bin/sh\npostgres:x:102:102::/var/lib/postgresql:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n"
 	files := map[string]File{
 		"bin": link("usr/bin"), "sbin": link("usr/sbin"), "lib": link("usr/lib"), "lib64": link("usr/lib64"),
 		"etc/passwd":    {Data: []byte(users)},
-		"etc/group":     {Data: []byte("root:x:0:\nwww-data:x:33:\nredis:x:101:\nuser:x:1000:\n")},
+		"etc/group":     {Data: []byte("root:x:0:\nwww-data:x:33:\nredis:x:101:\npostgres:x:102:\nuser:x:1000:\n")},
 		"run":           dir(0, 0o755),
-		"var/lib/redis": dir(101, 0o750), "var/lib/nginx": dir(0, 0o755), "var/log/nginx": dir(0, 0o755),
+		"var/lib/redis": dir(101, 0o750), "var/lib/postgresql": dir(102, 0o750), "var/lib/nginx": dir(0, 0o755), "var/log/nginx": dir(0, 0o755),
 	}
 	for r := tar.NewReader(bytes.NewReader(busybox.Tar)); ; {
 		h, err := r.Next()
@@ -84,7 +95,7 @@ func programBase(tb testing.TB, busybox Layer) Layer {
 }
 
 // rootRecipe changes when the archive of the same packages would be another one.
-const rootRecipe = "1"
+const rootRecipe = "2"
 
 // root is an archive of Debian packages.
 type root struct {
@@ -98,7 +109,16 @@ func (r root) get(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	key := sha256.Sum256([]byte(strings.Join(append([]string{rootRecipe}, r.packages...), "\n")))
-	file := filepath.Join(r.dir, hex.EncodeToString(key[:8])+".tar")
+	return Cached(ctx, filepath.Join(r.dir, hex.EncodeToString(key[:8])+".tar"), func() ([]byte, error) {
+		ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+		defer cancel()
+		return r.build(ctx)
+	})
+}
+
+// Cached returns what a file keeps, or what fn makes where it is not there or damaged. Those who come at the same time wait for
+// one of them, in other processes too.
+func Cached(ctx context.Context, file string, fn func() ([]byte, error)) ([]byte, error) {
 	if data, err := readSummed(file); err == nil {
 		return data, nil
 	}
@@ -110,9 +130,7 @@ func (r root) get(ctx context.Context) ([]byte, error) {
 	if data, err := readSummed(file); err == nil { // somebody else made it
 		return data, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
-	defer cancel()
-	data, err := r.build(ctx)
+	data, err := fn()
 	if err != nil {
 		return nil, err
 	}
@@ -232,14 +250,29 @@ func closure(graph string, packages []string) []string {
 	all := slices.Clone(packages)
 	for i := 0; i < len(all); i++ {
 		for _, dep := range needs[all[i]] {
-			library := strings.HasPrefix(dep, "lib") || strings.HasPrefix(dep, "zlib") || strings.HasPrefix(dep, "python3")
-			if library && !strings.HasPrefix(dep, "libpam") && !strings.HasPrefix(dep, "libc-bin") && !slices.Contains(all, dep) {
+			if wanted(dep) && !slices.Contains(all, dep) {
 				all = append(all, dep)
 			}
 		}
 	}
 	slices.Sort(all)
 	return all
+}
+
+// wanted tells whether a package is one that another needs to run: a library, an interpreter, or a server of a package that
+// stands for its latest version.
+func wanted(dep string) bool {
+	for _, bad := range []string{"libpam-", "libc-bin", "libllvm", "libjson-perl", "libperl"} {
+		if strings.HasPrefix(dep, bad) {
+			return false
+		}
+	}
+	for _, good := range []string{"lib", "zlib", "python3"} {
+		if strings.HasPrefix(dep, good) {
+			return true
+		}
+	}
+	return strings.HasPrefix(dep, "postgresql-") && !strings.HasSuffix(dep, "-common")
 }
 
 // merger makes one archive of many, without documentation, and with merged directories.
@@ -293,7 +326,7 @@ func needless(name string) bool {
 			return true
 		}
 	}
-	return false
+	return strings.Contains(name, "/bitcode/") // of the compiler of queries
 }
 
 // command runs a program in English and returns what it wrote. Its error has what it complained of.
