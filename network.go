@@ -42,7 +42,8 @@ type NetworkSpec struct {
 	Egress []EgressRule
 	// Hosts are names that the network's DNS answers with these addresses, before it asks the host's resolver.
 	Hosts map[string][]netip.Addr
-	// Services are TCP ports of HostName, each with the host:port on this host to which it leads.
+	// Services are TCP ports of HostName, each with the host:port on this host to which it leads. In a container of several
+	// networks the name means the first of them that has services.
 	Services map[uint16]string
 
 	// Dial makes every connection of a container to the outside that Egress allows, TCP and UDP, in place of the host: it

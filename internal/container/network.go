@@ -112,13 +112,8 @@ func (m *Manager) compileNetwork(req *api.CreateRequest, mode string, mach Machi
 		all, err := m.cfg.Networks.Interfaces(req.ID)
 		for _, i := range all {
 			req.Network.Interfaces = append(req.Network.Interfaces, wireInterface(i))
-			for _, a := range i.DNS {
-				const most = 3 // that resolvers look at
-				if len(req.Network.Nameservers) < most {
-					req.Network.Nameservers = append(req.Network.Nameservers, a.String())
-				}
-			}
 		}
+		req.Network.Nameservers = nameservers(all)
 		return err
 	}
 	return nil
@@ -141,12 +136,24 @@ func (m *Manager) shareNetwork(req *api.CreateRequest, ref string, mach Machine)
 		return nil
 	}
 	all, err := m.cfg.Networks.Interfaces(id)
-	for _, i := range all {
-		for _, a := range i.DNS {
-			req.Network.Nameservers = append(req.Network.Nameservers, a.String())
+	req.Network.Nameservers = nameservers(all)
+	return err
+}
+
+// nameservers returns whom a container asks for names: first the network by which it gets outside, since another one, that is
+// internal, would say of a name of the outside that there is none. Each knows the names of all the container's networks.
+func nameservers(all []network.Interface) (out []string) {
+	const most = 3 // that resolvers look at
+	for _, outside := range []bool{true, false} {
+		for _, i := range all {
+			for _, a := range i.DNS {
+				if len(i.Gateways) > 0 == outside && len(out) < most {
+					out = append(out, a.String())
+				}
+			}
 		}
 	}
-	return err
+	return out
 }
 
 func wireInterface(i network.Interface) api.Interface {

@@ -177,7 +177,15 @@ func (d *dnsServer) own(ctx context.Context, m *member, name string) (addrs []ne
 			return addrs, true, nil
 		}
 	}
-	if name == hostName || name == gatewayName {
+	switch name {
+	case gatewayName:
+		return gatewayAddrs(d.g.spec), true, nil
+	case hostName: // of several networks, one by which there is something of the host
+		for _, g := range m.lease.gateways(d.g) {
+			if len(g.spec.Services) > 0 {
+				return gatewayAddrs(g.spec), true, nil
+			}
+		}
 		return gatewayAddrs(d.g.spec), true, nil
 	}
 	for n, addrs := range d.g.spec.Hosts {
