@@ -36,7 +36,7 @@ func TestTop(t *testing.T) {
 	ctx := testContext(t)
 	e := &execs{m: m, id: m.idle(t)}
 	out := newLines()
-	p, err := m.Exec(ctx, e.request([]string{"sh", "-c", "sleep 777 & echo up; wait"}, asUser("1000"), func(r *api.ExecRequest) {
+	p, err := m.Exec(ctx, e.request([]string{"sh", "-c", "sleep 777 & until grep -qx sleep /proc/$!/comm; do :; done; echo up; wait"}, asUser("1000"), func(r *api.ExecRequest) {
 		r.Process.TTY = true
 	}), out, nil)
 	require.NoError(t, err)
