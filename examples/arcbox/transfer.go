@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -20,19 +21,10 @@ func (c *cli) pullCommand() *cobra.Command {
 		Short: "Fetch an image from a registry",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, stop := interruptible(cmd.Context())
-			defer stop()
-			d := c.display()
-			return c.withRuntime(d, func(rt *arcbox.Runtime) error {
-				defer d.close(false)
+			return c.transfer(cmd.Context(), func(ctx context.Context, rt *arcbox.Runtime, d *display) (string, error) {
 				o.Progress = d.pull
 				i, err := rt.PullImage(ctx, args[0], o)
-				if err != nil {
-					return err
-				}
-				d.close(false)
-				fmt.Fprintln(c.out, "pulled", nameOf(i))
-				return nil
+				return "pulled " + nameOf(i), err
 			})
 		},
 	}
@@ -46,21 +38,29 @@ func (c *cli) pushCommand() *cobra.Command {
 		Short: "Send an image to the registry of its name",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, stop := interruptible(cmd.Context())
-			defer stop()
-			d := c.display()
-			return c.withRuntime(d, func(rt *arcbox.Runtime) error {
-				defer d.close(false)
+			return c.transfer(cmd.Context(), func(ctx context.Context, rt *arcbox.Runtime, d *display) (string, error) {
 				i, err := rt.PushImage(ctx, args[0], arcbox.PushOptions{Progress: d.pull})
-				if err != nil {
-					return err
-				}
-				d.close(false)
-				fmt.Fprintln(c.out, "pushed", args[0], i.Digest)
-				return nil
+				return fmt.Sprint("pushed ", args[0], " ", i.Digest), err
 			})
 		},
 	}
+}
+
+// transfer shows how far do is, and prints what it returns when it is done.
+func (c *cli) transfer(ctx context.Context, do func(context.Context, *arcbox.Runtime, *display) (string, error)) error {
+	ctx, stop := interruptible(ctx)
+	defer stop()
+	d := c.display()
+	return c.withRuntime(d, func(rt *arcbox.Runtime) error {
+		defer d.close(false)
+		done, err := do(ctx, rt, d)
+		if err != nil {
+			return err
+		}
+		d.close(false)
+		fmt.Fprintln(c.out, done)
+		return nil
+	})
 }
 
 // pull shows how far a layer is.

@@ -97,16 +97,11 @@ func (s *Store) Untag(ctx context.Context, name string) (Removed, error) {
 // remove finds what a reference means and calls do with it, its names, and the reference in full, or "" where it cannot
 // be a name. Nobody else changes records meanwhile.
 func (s *Store) remove(ctx context.Context, ref string, do func(context.Context, record, []refRecord, string) (Removed, error)) (Removed, error) {
-	ctx, end, err := s.begin(ctx, true)
+	ctx, end, err := s.beginRecords(ctx, true, true)
 	if err != nil {
 		return Removed{}, err
 	}
 	defer end()
-	unlock, err := fsx.Lock(ctx, s.lockPath("records"), true)
-	if err != nil {
-		return Removed{}, err
-	}
-	defer unlock()
 	name, nameErr := Normalize(ref)
 	rec, err := s.resolve(ref)
 	if nameErr == nil && errors.Is(err, errs.ErrCorrupt) {

@@ -49,20 +49,9 @@ type LayerProgress struct {
 // or refuses) or errs.ErrCorrupt (content has not the digest it should). After an error no name has changed; finished
 // layers stay in the store until Prune, so that the next pull goes on from there.
 func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, error) {
-	named, err := parseRef(ref)
-	if err != nil {
-		return Image{}, err
-	}
-	ctx, end, err := s.begin(ctx, true)
-	if err != nil {
-		return Image{}, err
-	}
-	defer end()
-	img, err := s.pull(ctx, named, o)
-	if err != nil {
-		return Image{}, fmt.Errorf("pull %s: %w", named, err)
-	}
-	return img, nil
+	return s.transfer(ctx, "pull", ref, func(ctx context.Context, named reference.Named) (Image, error) {
+		return s.pull(ctx, named, o)
+	})
 }
 
 func (s *Store) pull(ctx context.Context, named reference.Named, o PullOptions) (Image, error) {

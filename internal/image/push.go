@@ -33,20 +33,9 @@ type PushOptions struct {
 // errs.ErrUnavailable (the registry cannot be reached or refuses) or errs.ErrCorrupt (a blob was changed on disk). After
 // an error the registry's tag is what it was.
 func (s *Store) Push(ctx context.Context, ref string, o PushOptions) (Image, error) {
-	named, err := parseRef(ref)
-	if err != nil {
-		return Image{}, err
-	}
-	ctx, end, err := s.begin(ctx, true)
-	if err != nil {
-		return Image{}, err
-	}
-	defer end()
-	img, err := s.push(ctx, named, o)
-	if err != nil {
-		return Image{}, fmt.Errorf("push %s: %w", named, err)
-	}
-	return img, nil
+	return s.transfer(ctx, "push", ref, func(ctx context.Context, named reference.Named) (Image, error) {
+		return s.push(ctx, named, o)
+	})
 }
 
 func (s *Store) push(ctx context.Context, named reference.Named, o PushOptions) (Image, error) {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/fsx"
+	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/authn"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -157,6 +158,41 @@ func (s *Store) begin(ctx context.Context, content bool) (context.Context, func(
 		}
 		s.ops.Done()
 	}, nil
+}
+
+// beginRecords is begin for an operation that has the lock of the records to its end.
+func (s *Store) beginRecords(ctx context.Context, content, exclusive bool) (context.Context, func(), error) {
+	ctx, end, err := s.begin(ctx, content)
+	if err != nil {
+		return nil, nil, err
+	}
+	unlock, err := fsx.Lock(ctx, s.lockPath("records"), exclusive)
+	if err != nil {
+		end()
+		return nil, nil, err
+	}
+	return ctx, func() {
+		unlock()
+		end()
+	}, nil
+}
+
+// transfer is the frame of a pull or a push of a reference.
+func (s *Store) transfer(ctx context.Context, verb, ref string, do func(context.Context, reference.Named) (Image, error)) (Image, error) {
+	named, err := parseRef(ref)
+	if err != nil {
+		return Image{}, err
+	}
+	ctx, end, err := s.begin(ctx, true)
+	if err != nil {
+		return Image{}, err
+	}
+	defer end()
+	img, err := do(ctx, named)
+	if err != nil {
+		return Image{}, fmt.Errorf("%s %s: %w", verb, named, err)
+	}
+	return img, nil
 }
 
 func (s *Store) lockPath(name string) string { return filepath.Join(s.dir, "locks", name) }

@@ -2,8 +2,6 @@ package image
 
 import (
 	"context"
-
-	"github.com/arcboxlabs/arcbox-go/internal/fsx"
 )
 
 // Usage is what a kind of thing takes on disk.
@@ -23,16 +21,11 @@ type DiskUsage struct {
 
 // DiskUsage finds out what the store takes on disk. A record that cannot be read is errs.ErrCorrupt.
 func (s *Store) DiskUsage(ctx context.Context) (DiskUsage, error) {
-	ctx, end, err := s.begin(ctx, false)
+	ctx, end, err := s.beginRecords(ctx, false, false)
 	if err != nil {
 		return DiskUsage{}, err
 	}
 	defer end()
-	unlock, err := fsx.Lock(ctx, s.lockPath("records"), false)
-	if err != nil {
-		return DiskUsage{}, err
-	}
-	defer unlock()
 	inv, err := s.inventory(ctx)
 	if err != nil {
 		return DiskUsage{}, err

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
-	"github.com/arcboxlabs/arcbox-go/internal/fsx"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -52,17 +51,12 @@ func (s *Store) usePath(id, session string) string {
 // Use finds an image as Get does and records that the user needs it, so that Prune keeps all of it. by.Image is not looked
 // at. A second call for one user takes the place of the first.
 func (s *Store) Use(ctx context.Context, ref string, by User) (Image, error) {
-	ctx, end, err := s.begin(ctx, false)
+	// Nobody takes the image away between finding and recording.
+	_, end, err := s.beginRecords(ctx, false, false)
 	if err != nil {
 		return Image{}, err
 	}
 	defer end()
-	// Nobody takes the image away between finding and recording.
-	unlock, err := fsx.Lock(ctx, s.lockPath("records"), false)
-	if err != nil {
-		return Image{}, err
-	}
-	defer unlock()
 	rec, err := s.resolve(ref)
 	if err != nil {
 		return Image{}, err
@@ -136,17 +130,12 @@ func (s *Store) removeUse(id string, err error) {
 
 // Run is Renew for a user that is about to run. An image that was removed by force meanwhile is errs.ErrNotFound.
 func (s *Store) Run(ctx context.Context, by User) error {
-	ctx, end, err := s.begin(ctx, false)
+	// Who removes the image looks before, and then it is gone, or after, and then it stays.
+	_, end, err := s.beginRecords(ctx, false, false)
 	if err != nil {
 		return err
 	}
 	defer end()
-	// Who removes the image looks before, and then it is gone, or after, and then it stays.
-	unlock, err := fsx.Lock(ctx, s.lockPath("records"), false)
-	if err != nil {
-		return err
-	}
-	defer unlock()
 	if _, err := os.Lstat(s.recordPath(by.Image)); errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("image %s %w: it was removed by force: pull or load it again", by.Image, errs.ErrNotFound)
 	}
@@ -164,16 +153,11 @@ func (s *Store) Renew(by User) {
 // Restore makes the users of the groups that are ours those that are given, and no others but those that end with a
 // Store. The owner of the groups calls it when it begins: it knows them, whatever a crash or a power cut has left here.
 func (s *Store) Restore(ctx context.Context, ours func(group string) bool, users []User) error {
-	ctx, end, err := s.begin(ctx, false)
+	_, end, err := s.beginRecords(ctx, false, false)
 	if err != nil {
 		return err
 	}
 	defer end()
-	unlock, err := fsx.Lock(ctx, s.lockPath("records"), false)
-	if err != nil {
-		return err
-	}
-	defer unlock()
 	missing := make(map[string]User, len(users))
 	for _, u := range users {
 		missing[u.ID] = u

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Conn is an open connection to the kernel. Events gather in it from Listen on.
+// Conn is an open connection to the kernel. Events gather in it from Listen on. It lasts as long as the process.
 type Conn struct{ f *os.File }
 
 // Listen opens a connection. Open it before looking at what is there already, so that nothing falls between.
@@ -26,7 +26,7 @@ func Listen() (*Conn, error) {
 	return &Conn{os.NewFile(uintptr(fd), "uevent")}, nil
 }
 
-// Run calls handle for each event until the connection is closed or fails.
+// Run calls handle for each event until the connection fails.
 func (c *Conn) Run(handle func(Event)) error {
 	buf := make([]byte, 16<<10)
 	for {
@@ -43,6 +43,3 @@ func (c *Conn) Run(handle func(Event)) error {
 		}
 	}
 }
-
-// Close ends the connection. Run returns.
-func (c *Conn) Close() error { return c.f.Close() }
