@@ -44,7 +44,11 @@ func (b *suite) containers() error {
 
 // withMachine calls fn with a Runtime whose machine runs and has the image's layers.
 func (b *suite) withMachine(fn func(*arcbox.Runtime) error) error {
-	rt, err := arcbox.New(b.config())
+	return b.withMachineOf(b.config(), fn)
+}
+
+func (b *suite) withMachineOf(cfg arcbox.Config, fn func(*arcbox.Runtime) error) error {
+	rt, err := arcbox.New(cfg)
 	if err != nil {
 		return err
 	}

@@ -30,6 +30,9 @@
 //	tcp_between_containers_mb_s  the same fetched by one container from another in the machine, the exec of wget included
 //	dial_ms             Dial to a port of a container
 //	http_rps            requests through a published port to busybox httpd, which forks for each, a connection each, 8 at a time
+//	http_request_ms     one of them alone
+//	qemu_user_*         the same, in turn with it, through QEMU's own user network by a second interface of the same machine
+//	*_ratio             what arcbox has over that: more is better, but for http_request_ms
 //	docker_run_ms       with -docker: docker run of the same image with a running dockerd, network off, to its exit
 //	arcbox_run_ms       with -docker: the same by arcbox in a running machine, measured in turn with it
 //	docker_exec_ms, arcbox_exec_ms  with -docker: true in a running container, in turn
