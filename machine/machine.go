@@ -126,16 +126,7 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	if cfg.OnBooting != nil {
 		cfg.OnBooting()
 	}
-	spec := vm.Spec{
-		Name: cfg.Name, Arch: assets.Arch, Kernel: assets.Kernel, Initramfs: assets.Initramfs,
-		CPUs: cfg.CPUs, Memory: cfg.Memory, Console: cfg.Console,
-		Accelerator: cfg.Accelerator, Transport: cfg.Transport, Forkable: cfg.Forkable, ReturnMemory: cfg.ReturnMemory, Dir: cfg.RunDir,
-		NIC: cfg.hasNIC(),
-	}
-	cfg.addShares(&spec)
-	if cfg.dataDisk.Path != "" && !cfg.Driver.Capabilities().AttachWritable {
-		spec.Disks = []vm.Disk{cfg.dataDisk} // a machine with it cannot come from a template
-	}
+	spec := cfg.spec(assets)
 	if cfg.Template {
 		m, err := fromTemplate(ctx, cfg, assets, spec)
 		if err == nil {
@@ -147,6 +138,21 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 		cfg.Logger.Info("the machine boots, without a template", "machine", cfg.Name, "reason", err)
 	}
 	return launch(ctx, cfg, spec)
+}
+
+// spec is what the driver is asked for.
+func (c *Config) spec(assets *boot.Assets) vm.Spec {
+	spec := vm.Spec{
+		Name: c.Name, Arch: assets.Arch, Kernel: assets.Kernel, Initramfs: assets.Initramfs,
+		CPUs: c.CPUs, Memory: c.Memory, Console: c.Console,
+		Accelerator: c.Accelerator, Transport: c.Transport, Forkable: c.Forkable, ReturnMemory: c.ReturnMemory, Dir: c.RunDir,
+		NIC: c.hasNIC(),
+	}
+	c.addShares(&spec)
+	if c.dataDisk.Path != "" && !c.Driver.Capabilities().AttachWritable {
+		spec.Disks = []vm.Disk{c.dataDisk} // a machine with it cannot come from a template
+	}
+	return spec
 }
 
 func fromTemplate(ctx context.Context, cfg Config, assets *boot.Assets, spec vm.Spec) (*Machine, error) {

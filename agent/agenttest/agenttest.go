@@ -22,6 +22,9 @@ type Command func(ctx context.Context, p *Process) int
 
 // Agent is a running agent. Make one with New.
 type Agent struct {
+	// OnConfigure is called with each Configure; its error is the reply. Nil agrees to everything, and nothing else comes of
+	// it: there is no disk and no clock. Set it before the first call.
+	OnConfigure func(api.ConfigureRequest) error
 	// OnPoweroff is called once, when the caller of a Poweroff has its reply. Nil does nothing. Set it before the first
 	// call. It must not wait for Close.
 	OnPoweroff func()
@@ -48,6 +51,12 @@ func New(commands map[string]Command, missing ...string) *Agent {
 	a.engine.Register(&a.mux)
 	api.Handle(&a.mux, api.Ping, func(context.Context, api.PingRequest) (api.PingReply, error) {
 		return api.PingReply{Version: api.Version, Kernel: Kernel}, nil
+	})
+	api.Handle(&a.mux, api.Configure, func(_ context.Context, req api.ConfigureRequest) (api.ConfigureReply, error) {
+		if a.OnConfigure == nil {
+			return api.ConfigureReply{}, nil
+		}
+		return api.ConfigureReply{}, a.OnConfigure(req)
 	})
 	api.Handle(&a.mux, api.VsockCheck, func(context.Context, api.VsockCheckRequest) (api.VsockCheckReply, error) {
 		return api.VsockCheckReply{}, fmt.Errorf("check vsock: %w: there is no kernel", errs.ErrUnsupported)
