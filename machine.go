@@ -2,6 +2,7 @@ package arcbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -51,6 +52,11 @@ type MachineSpec struct {
 	// Snapshot makes the machine from a snapshot, by id or name: its first start goes on from there, with the containers
 	// that ran. They have ids of their own, and where a name is taken here, a name with "-" and the machine's added. CPUs,
 	// Memory and Disk are those of the snapshot. "" is none.
+	//
+	// The containers find each other by the names and addresses that they had, in networks that are theirs alone: NAME-MACHINE
+	// is the twin of the network NAME, with its rules and functions, until the machine is removed. Data of their volumes is
+	// their own. Ports are published where they were, or on free ports of the host where those are taken, which
+	// ContainerInfo.Ports tells. What of the host they had mounted gives errors until their next start.
 	Snapshot string
 }
 
@@ -163,6 +169,10 @@ type RemoveMachineOptions struct {
 // ErrInUse, without RemoveMachineOptions.Force. The default machine cannot be removed: ErrConflict.
 func (r *Runtime) RemoveMachine(ctx context.Context, name string, opts RemoveMachineOptions) error {
 	return callNone(ctx, r, "RemoveMachine", name, func(ctx context.Context) error {
+		defer r.networks.RemoveTwins(func(of string) bool {
+			_, err := r.machines.Inspect(of)
+			return of == name && errors.Is(err, ErrNotFound)
+		})
 		return r.machines.Remove(ctx, name, opts.Force, func(ctx context.Context) error {
 			ids := r.containers.IDs(name)
 			if len(ids) > 0 && !opts.Force {

@@ -135,6 +135,10 @@ func (r *Runtime) openMachines() (err error) {
 		r.networks.Close()
 		return errors.Join(err, r.machines.Close())
 	}
+	r.networks.RemoveTwins(func(of string) bool { // the program may have been killed before it did so
+		_, err := r.machines.Inspect(of)
+		return errors.Is(err, ErrNotFound)
+	})
 	return nil
 }
 

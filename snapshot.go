@@ -2,8 +2,6 @@ package arcbox
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -84,9 +82,9 @@ func (r *Runtime) hold(ctx context.Context, name string, m *machine.Machine) (re
 }
 
 func (r *Runtime) saveMachine(ctx context.Context, m *machine.Machine, dir string, snap *machines.Snapshot) error {
-	var infos []container.Info
+	var in container.Saved
 	err := m.Fork(ctx, dir, func() error {
-		infos = r.containers.Snapshot(m.Name())
+		in = r.containers.Snapshot(m.Name())
 		return nil
 	})
 	if err != nil {
@@ -97,7 +95,7 @@ func (r *Runtime) saveMachine(ctx context.Context, m *machine.Machine, dir strin
 		return err
 	}
 	snap.CPUs, snap.Memory = saved.CPUs, saved.Memory
-	snap.Containers, err = json.Marshal(infos)
+	snap.Containers, err = json.Marshal(in)
 	return err
 }
 
@@ -122,11 +120,11 @@ func (r *Runtime) dropImages(s machines.Snapshot) {
 // imagesOf are the images that a snapshot needs, by what it is called as their user.
 func imagesOf(s machines.Snapshot) map[string]string {
 	out := map[string]string{}
-	var infos []container.Info
-	if json.Unmarshal(s.Containers, &infos) != nil {
+	var in container.Saved
+	if json.Unmarshal(s.Containers, &in) != nil {
 		return out
 	}
-	for _, i := range infos {
+	for _, i := range in.Containers {
 		_, hex, _ := strings.Cut(i.ImageID, ":")
 		out["snapshot-"+s.ID+"-"+hex] = i.ImageID
 	}
@@ -137,9 +135,9 @@ func snapshotInfo(s machines.Snapshot) SnapshotInfo {
 	out := SnapshotInfo{
 		ID: s.ID, Name: s.Name, Machine: s.Machine, Labels: s.Labels, Created: s.Created, CPUs: s.CPUs, Memory: s.Memory, Size: s.Size,
 	}
-	var infos []container.Info
-	if json.Unmarshal(s.Containers, &infos) == nil {
-		for _, i := range infos {
+	var in container.Saved
+	if json.Unmarshal(s.Containers, &in) == nil {
+		for _, i := range in.Containers {
 			out.Containers = append(out.Containers, i.Name)
 		}
 	}
@@ -205,21 +203,14 @@ func (r *Runtime) fromSnapshot(ctx context.Context, s machines.Spec, ref string,
 		return s, nil, fmt.Errorf("%w ReturnMemory of a machine from a snapshot: what it shares must not be given back", ErrInvalid)
 	}
 	s.CPUs, s.Memory, s.Disk = saved.CPUs, saved.Memory, saved.DiskSize
-	var infos []container.Info
-	if err := json.Unmarshal(snap.Containers, &infos); err != nil {
+	var in container.Saved
+	if err := json.Unmarshal(snap.Containers, &in); err != nil {
 		return s, nil, fmt.Errorf("snapshot %s: %w: %w", snap.ID, ErrCorrupt, err)
 	}
 	if rename {
-		s.Aliases = make(map[string]string, len(infos))
-		for i := range infos {
-			id := make([]byte, 32)
-			_, _ = rand.Read(id) // never returns an error
-			guest := infos[i].ID
-			infos[i].ID = hex.EncodeToString(id)
-			s.Aliases[infos[i].ID] = guest
-		}
+		s.Aliases = in.Renew()
 	}
-	b, err := json.Marshal(infos)
+	b, err := json.Marshal(in)
 	if err != nil {
 		return s, nil, err
 	}
@@ -241,11 +232,12 @@ func (r *Runtime) adopt(ctx context.Context, m *machine.Machine, dir *machine.Di
 	if err != nil {
 		return err
 	}
-	var infos []container.Info
-	if err := json.Unmarshal(b, &infos); err != nil {
+	var in container.Saved
+	if err := json.Unmarshal(b, &in); err != nil {
 		return fmt.Errorf("containers of the snapshot: %w: %w", ErrCorrupt, err)
 	}
-	if err := r.containers.Adopt(ctx, guest{m}, infos); err != nil {
+	own := m.Name() == DefaultMachine // whose containers have their ids: see fromSnapshot
+	if err := r.containers.Adopt(ctx, guest{m}, in, own); err != nil {
 		return err
 	}
 	return errors.Join(os.Remove(path), fsx.SyncDir(dir.Path()))

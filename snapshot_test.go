@@ -3,6 +3,9 @@ package arcbox_test
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,12 +32,95 @@ func output(t testing.TB, rt *arcbox.Runtime, ref, script string) string {
 	return strings.TrimSpace(out.String())
 }
 
+// fetch gets a file from a server by the published port of its container.
+func fetch(t testing.TB, rt *arcbox.Runtime, ref, path string) string {
+	t.Helper()
+	i, err := rt.InspectContainer(testContext(t), ref)
+	require.NoError(t, err)
+	require.Len(t, i.Ports, 1)
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Get(fmt.Sprintf("http://%s%s", netip.AddrPortFrom(i.Ports[0].HostIP, i.Ports[0].HostPort), path))
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return strings.TrimSpace(string(b))
+}
+
 // requireAllNeeded prunes all that is not needed, which is nothing.
 func requireAllNeeded(t testing.TB, rt *arcbox.Runtime) {
 	t.Helper()
 	p, err := rt.PruneImages(testContext(t), arcbox.PruneImagesOptions{All: true, LayerImages: true})
 	require.NoError(t, err)
 	require.Empty(t, p.Images)
+}
+
+// ask fetches a file from the server that containers call "server".
+const ask = "timeout 60 wget -q -O - http://server/f"
+
+// startShop starts a server, with state in memory, on disk and in a volume, and a client that knows it by name.
+func startShop(t testing.TB, rt *arcbox.Runtime) {
+	t.Helper()
+	ctx := testContext(t)
+	_, err := rt.CreateNetwork(ctx, arcbox.NetworkSpec{Name: "shop", Subnet: netip.MustParsePrefix("10.77.0.0/24"), Internal: true})
+	require.NoError(t, err)
+	shop := []arcbox.NetworkAttachment{{Network: "shop"}}
+	spec := arcbox.ContainerSpec{
+		Name: "server", Image: "busybox:test", Tmpfs: []arcbox.Tmpfs{{Path: "/mem"}}, Networks: shop,
+		Mounts: []arcbox.Mount{{Type: arcbox.MountVolume, Source: "data", Target: "/data"}}, Ports: []arcbox.PortMapping{{ContainerPort: 80}},
+		Args: sh("echo one > /mem/f; echo one > /f; echo one > /data/f; sync; httpd -p 80 -h /data; while true; do sleep 0.1; done"),
+	}
+	_, err = rt.RunContainer(ctx, spec, arcbox.RunOptions{})
+	require.NoError(t, err)
+	spec = arcbox.ContainerSpec{Name: "client", Image: "busybox:test", Networks: shop, Args: sh("exec sleep 1000"), Labels: map[string]string{"from": "parent"}}
+	_, err = rt.RunContainer(ctx, spec, arcbox.RunOptions{})
+	require.NoError(t, err)
+	require.NoError(t, rt.WaitFor(ctx, "server", arcbox.ForListeningPort(80)))
+	require.Equal(t, "one", output(t, rt, "client", ask))
+}
+
+// changeChild finds what the shop had in a fork of its machine, and changes it there.
+func changeChild(t testing.TB, rt *arcbox.Runtime, name string) {
+	c := "server-" + name
+	if got := output(t, rt, c, "echo $(cat /f /mem/f)"); got != "one one" {
+		t.Error(got)
+	}
+	if got := output(t, rt, c, "ps | grep -c '[s]leep 1000' || true"); got != "0" {
+		t.Errorf("a process whose caller is not here lives in the child: %s", got)
+	}
+	if got := output(t, rt, "client-"+name, ask); got != "one" {
+		t.Errorf("by name, in the child: %s", got)
+	}
+	output(t, rt, c, "echo "+name+" > /f; echo "+name+" > /mem/f; echo "+name+" > /data/f; sync")
+	if got := output(t, rt, c, "echo $(cat /f /mem/f)"); got != name+" "+name {
+		t.Error(got)
+	}
+	if got := output(t, rt, "client-"+name, ask); got != name {
+		t.Errorf("by name, in the child: %s", got)
+	}
+	if got := fetch(t, rt, c, "/f"); got != name {
+		t.Errorf("through the child's published port: %s", got)
+	}
+}
+
+// forkOfAnotherRuntime goes on from a snapshot of the shop as the default machine of another Runtime.
+func forkOfAnotherRuntime(t testing.TB, cfg arcbox.Config, snapshot string) {
+	t.Helper()
+	ctx := testContext(t)
+	cfg.Ephemeral, cfg.VM.Snapshot = true, snapshot[:8]
+	rt := newRuntime(t, cfg)
+	requireAllNeeded(t, rt)
+	require.NoError(t, rt.StartMachine(ctx, arcbox.DefaultMachine))
+	require.Equal(t, "parent parent", output(t, rt, "server", "echo $(cat /f /mem/f)"))
+	require.Equal(t, "parent", output(t, rt, "client", ask))
+	volumes, err := rt.ListVolumes(ctx, arcbox.ListVolumesOptions{})
+	require.NoError(t, err)
+	require.Len(t, volumes, 1)
+	require.Equal(t, []string{"server"}, volumes[0].UsedBy)
+	v, err := rt.InspectVolume(ctx, "data", arcbox.InspectVolumeOptions{Usage: true})
+	require.NoError(t, err)
+	require.EqualValues(t, 1, v.Usage.Files)
+	require.NoError(t, rt.Close())
 }
 
 // TestForkOfAMachineWithContainers saves a machine with a container that has state in memory and on disk, and goes on from
@@ -48,12 +134,7 @@ func TestForkOfAMachineWithContainers(t *testing.T) {
 	loadBusybox(t, rt)
 	_, err := rt.SnapshotMachine(ctx, arcbox.DefaultMachine, arcbox.SnapshotOptions{})
 	require.ErrorIs(t, err, arcbox.ErrConflict, "it does not run")
-	spec := arcbox.ContainerSpec{
-		Name: "server", Image: "busybox:test", Tmpfs: []arcbox.Tmpfs{{Path: "/mem"}},
-		Args: sh("echo one > /mem/f; echo one > /f; sync; while true; do sleep 0.1; done"),
-	}
-	_, err = rt.RunContainer(ctx, spec, arcbox.RunOptions{})
-	require.NoError(t, err)
+	startShop(t, rt)
 	done := run(t, rt, arcbox.ContainerSpec{Args: sh("echo done")}, arcbox.RunOptions{})
 	require.Zero(t, done.exit.Code)
 	_, err = rt.Exec(ctx, "server", arcbox.ExecSpec{Args: sh("exec sleep 1000")}, arcbox.ExecOptions{})
@@ -66,11 +147,11 @@ func TestForkOfAMachineWithContainers(t *testing.T) {
 	require.NoError(t, err)
 	t.Logf("snapshot of %d KiB in %v", snap.Size>>10, time.Since(began))
 	require.Equal(t, snap.ID, eventOf(t, events, event.MachineSnapshot).ID)
-	require.Equal(t, []string{"server"}, snap.Containers)
+	require.ElementsMatch(t, []string{"server", "client"}, snap.Containers)
 	_, err = rt.SnapshotMachine(ctx, arcbox.DefaultMachine, arcbox.SnapshotOptions{Name: "warm"})
 	require.ErrorIs(t, err, arcbox.ErrExists)
 	require.Equal(t, "1", output(t, rt, "server", "ps | grep -c '[s]leep 1000'"), "the parent's processes are not disturbed")
-	output(t, rt, "server", "echo parent > /f; echo parent > /mem/f")
+	output(t, rt, "server", "echo parent > /f; echo parent > /mem/f; echo parent > /data/f")
 
 	// Children in the same Runtime, side by side, each with its own data.
 	var wg sync.WaitGroup
@@ -87,21 +168,17 @@ func TestForkOfAMachineWithContainers(t *testing.T) {
 				return
 			}
 			t.Logf("child after %v", time.Since(began))
-			c := "server-" + name
-			if got := output(t, rt, c, "echo $(cat /f /mem/f)"); got != "one one" {
-				t.Error(got)
-			}
-			if got := output(t, rt, c, "ps | grep -c '[s]leep 1000' || true"); got != "0" {
-				t.Errorf("a process whose caller is not here lives in the child: %s", got)
-			}
-			output(t, rt, c, "echo "+name+" > /f; echo "+name+" > /mem/f; sync")
-			if got := output(t, rt, c, "echo $(cat /f /mem/f)"); got != name+" "+name {
-				t.Error(got)
-			}
+			changeChild(t, rt, name)
 		})
 	}
 	wg.Wait()
 	require.Equal(t, "parent parent", output(t, rt, "server", "echo $(cat /f /mem/f)"))
+	require.Equal(t, "parent", output(t, rt, "client", ask))
+	require.Equal(t, "parent", fetch(t, rt, "server", "/f"))
+	n, err := rt.InspectNetwork(ctx, "shop-child0")
+	require.NoError(t, err)
+	require.Len(t, n.Members, 2)
+	require.True(t, n.Spec.Internal)
 	seen := map[string]bool{}
 	for _, c := range []string{"server", "server-child0", "server-child1", "server-child2"} {
 		uuid := output(t, rt, c, "cat /proc/sys/kernel/random/uuid")
@@ -114,30 +191,29 @@ func TestForkOfAMachineWithContainers(t *testing.T) {
 	require.NoError(t, rt.StopMachine(ctx, "child0"))
 	require.NoError(t, rt.RemoveSnapshot(ctx, "warm"))
 	require.NoError(t, rt.StartMachine(ctx, "child0"))
-	spec = arcbox.ContainerSpec{Machine: "child0", Image: "busybox:test", Args: sh("true")}
+	spec := arcbox.ContainerSpec{Machine: "child0", Image: "busybox:test", Args: sh("true")}
 	require.Zero(t, run(t, rt, spec, arcbox.RunOptions{}).exit.Code)
 	require.NoError(t, rt.StartContainer(ctx, "server-child0"))
+	require.NoError(t, rt.StartContainer(ctx, "client-child0"))
+	require.Equal(t, "one", output(t, rt, "client-child0", "until "+ask+"; do sleep 0.1; done"), "in the child's network, as before")
+	require.NoError(t, rt.RemoveMachine(ctx, "child2", arcbox.RemoveMachineOptions{Force: true}))
+	_, err = rt.InspectNetwork(ctx, "shop-child2")
+	require.ErrorIs(t, err, arcbox.ErrNotFound)
 	snap, err = rt.SnapshotMachine(ctx, arcbox.DefaultMachine, arcbox.SnapshotOptions{})
 	require.NoError(t, err)
-	for _, c := range []string{"server", "server-child0", "server-child1", "server-child2"} {
+	for _, c := range []string{"server", "client", "server-child0", "client-child0", "server-child1", "client-child1"} {
 		require.NoError(t, rt.RemoveContainer(ctx, c, arcbox.RemoveOptions{Force: true}))
 	}
 	require.NoError(t, rt.Close())
 
-	// Another Runtime, on its own.
-	cfg.Ephemeral, cfg.VM.Snapshot = true, snap.ID[:8]
-	rt = newRuntime(t, cfg)
-	requireAllNeeded(t, rt)
-	require.NoError(t, rt.StartMachine(ctx, arcbox.DefaultMachine))
-	require.Equal(t, "parent parent", output(t, rt, "server", "echo $(cat /f /mem/f)"))
-	require.NoError(t, rt.Close())
+	forkOfAnotherRuntime(t, cfg, snap.ID)
 	entries, err := os.ReadDir(filepath.Join(cfg.DataDir, "machines"))
 	require.NoError(t, err)
 	var names []string
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
-	require.Equal(t, []string{".snapshots", "child0", "child1", "child2", "default"}, names)
+	require.Equal(t, []string{".snapshots", "child0", "child1", "default"}, names)
 }
 
 func TestSnapshotsThatCannotBe(t *testing.T) {

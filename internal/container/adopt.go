@@ -3,15 +3,63 @@ package container
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/arcboxlabs/arcbox-go/event"
 	"github.com/arcboxlabs/arcbox-go/internal/network"
+	"github.com/arcboxlabs/arcbox-go/internal/volume"
 )
 
-// Snapshot returns the records of a machine's containers, for Adopt.
-func (m *Manager) Snapshot(machine string) []Info {
+// Saved is what the snapshot of a machine has of its containers.
+type Saved struct {
+	Containers []Info          `json:"containers"`
+	Networks   []network.Saved `json:"networks,omitempty"` // that they are in
+	Volumes    []volume.Info   `json:"volumes,omitempty"`  // all of the program
+}
+
+// Snapshot returns what there is of a machine's containers, for Adopt.
+func (m *Manager) Snapshot(machine string) Saved {
+	out := Saved{Containers: m.living(machine), Volumes: m.cfg.Volumes.List(volume.Filter{})}
+	if m.cfg.Networks != nil {
+		ids := make(map[string]bool)
+		for _, i := range out.Containers {
+			for _, e := range i.Endpoints {
+				ids[e.NetworkID] = true
+			}
+		}
+		out.Networks = m.cfg.Networks.Save(ids)
+	}
+	return out
+}
+
+// Renew gives the containers ids of their own, for a program that may have those they were saved from too. It returns the
+// ids that they have in the guest by the new ones.
+func (s *Saved) Renew() map[string]string {
+	aliases := make(map[string]string, len(s.Containers))
+	was := slices.Clone(s.Containers)
+	for k := range s.Containers {
+		s.Containers[k].ID = newID()
+		aliases[s.Containers[k].ID] = was[k].ID
+	}
+	for k := range s.Containers { // the network of another one is that of the one beside it
+		i := &s.Containers[k]
+		ref, shares := strings.CutPrefix(i.Spec.Network, modeContainer)
+		at := slices.IndexFunc(was, func(o Info) bool { return o.ID == ref || o.Name == ref })
+		if at < 0 {
+			at = slices.IndexFunc(was, func(o Info) bool { return strings.HasPrefix(o.ID, ref) })
+		}
+		if shares && at >= 0 {
+			i.Spec.Network = modeContainer + s.Containers[at].ID
+		}
+	}
+	return aliases
+}
+
+// living returns the records of a machine's containers.
+func (m *Manager) living(machine string) []Info {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var out []Info
@@ -28,16 +76,55 @@ func (m *Manager) Snapshot(machine string) []Info {
 // Adopt makes the containers known that are in a machine which goes on from a saved one, where Snapshot told of them. Those
 // that ran there run here. Their ids are what the machine's agent takes them by. A name that is taken here gets the
 // machine's name added, or becomes the id. Config.Acquire is called for those that run when the machine is ready.
-func (m *Manager) Adopt(ctx context.Context, mach Machine, infos []Info) error {
-	for _, i := range infos {
-		if err := m.adoptOne(ctx, mach, i); err != nil {
+//
+// Their networks are twins of those that they were in, with the same addresses, where they are found by the names that they
+// had. own says that nobody of those containers is here beside them: then the networks have their own names.
+func (m *Manager) Adopt(ctx context.Context, mach Machine, saved Saved, own bool) error {
+	brought := saved.Volumes
+	if !own { // the others are of the program, and it has kept or removed them
+		brought = mounted(saved)
+	}
+	volumes, err := m.cfg.Volumes.Adopt(brought, "-"+mach.Name())
+	if err != nil {
+		return fmt.Errorf("go on with volumes: %w", err)
+	}
+	twins := make(map[string]twin)
+	for _, n := range saved.Networks {
+		if m.cfg.Networks == nil || portOf(mach) == nil {
+			break
+		}
+		t, err := m.cfg.Networks.Twin(n, mach.Name(), own, m.records != nil && m.cfg.keeps(mach.Name()))
+		if err != nil {
+			return fmt.Errorf("go on with network %s: %w", n.Spec.Name, err)
+		}
+		twins[n.ID] = twin{t.ID, t.VLAN == n.VLAN}
+	}
+	for _, i := range saved.Containers {
+		i = i.clone()
+		for k, p := range i.Mounts {
+			if name := volumes[p.VolumeID]; p.Type == MountVolume && name != "" {
+				i.Mounts[k].Name = name
+			}
+		}
+		if err := m.adoptOne(ctx, mach, i, twins); err != nil {
 			return fmt.Errorf("go on with container %s: %w", i.Name, err)
 		}
 	}
 	return nil
 }
 
-func (m *Manager) adoptOne(ctx context.Context, mach Machine, i Info) (err error) {
+// mounted are the volumes that containers of a snapshot have among their mounts.
+func mounted(saved Saved) []volume.Info {
+	used := make(map[string]bool)
+	for _, i := range saved.Containers {
+		for _, p := range i.Mounts {
+			used[p.VolumeID] = true
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(saved.Volumes), func(v volume.Info) bool { return !used[v.ID] })
+}
+
+func (m *Manager) adoptOne(ctx context.Context, mach Machine, i Info, twins map[string]twin) (err error) {
 	m.mu.Lock()
 	known := m.entries[i.ID]
 	m.mu.Unlock()
@@ -73,7 +160,7 @@ func (m *Manager) adoptOne(ctx context.Context, mach Machine, i Info) (err error
 		return err
 	}
 	req.Mounts = mounts
-	lease, err := m.adoptNetworks(ctx, mach, &i)
+	lease, err := m.adoptNetworks(ctx, mach, &i, twins)
 	if err != nil {
 		unshare()
 		return err

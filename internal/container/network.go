@@ -218,8 +218,14 @@ func (m *Manager) goOffline(e *entry) {
 	}
 }
 
+// twin is the network in which containers go on that were in another one.
+type twin struct {
+	id   string
+	same bool // frames find their way in it as in the other one
+}
+
 // adoptNetworks gives a container of a machine that goes on its addresses: those that it has, where they are free.
-func (m *Manager) adoptNetworks(ctx context.Context, mach Machine, i *Info) (lease *network.Lease, err error) {
+func (m *Manager) adoptNetworks(ctx context.Context, mach Machine, i *Info, twins map[string]twin) (lease *network.Lease, err error) {
 	old := i.Endpoints
 	i.Endpoints, i.Ports = nil, nil
 	port := portOf(mach)
@@ -231,13 +237,15 @@ func (m *Manager) adoptNetworks(ctx context.Context, mach Machine, i *Info) (lea
 			m.cfg.Networks.Release(i.ID)
 		}
 	}()
-	if i.Endpoints, err = m.reserveLike(i, old); err != nil {
+	if i.Endpoints, err = m.reserveLike(i, old, twins); err != nil {
 		return nil, err
 	}
 	if i.State != StateRunning && i.State != StatePaused {
 		return nil, nil
 	}
-	if !slices.EqualFunc(old, i.Endpoints, func(a, b network.Endpoint) bool { return a.MAC == b.MAC && a.NetworkID == b.NetworkID }) {
+	if !slices.EqualFunc(old, i.Endpoints, func(a, b network.Endpoint) bool {
+		return a.MAC == b.MAC && (a.NetworkID == b.NetworkID || twins[a.NetworkID] == twin{b.NetworkID, true})
+	}) {
 		all, err := m.cfg.Networks.Interfaces(i.ID)
 		if err != nil {
 			return nil, err
@@ -265,11 +273,20 @@ func (m *Manager) adoptNetworks(ctx context.Context, mach Machine, i *Info) (lea
 	return lease, err
 }
 
-// reserveLike reserves the addresses of another container's endpoints, or others where those are taken.
-func (m *Manager) reserveLike(i *Info, old []network.Endpoint) ([]network.Endpoint, error) {
+// reserveLike reserves the addresses of another container's endpoints, or others where those are taken. The name that the
+// container had is one of its aliases. twins are the networks that stand for others, by id.
+func (m *Manager) reserveLike(i *Info, old []network.Endpoint, twins map[string]twin) ([]network.Endpoint, error) {
 	wants := make([]network.Attachment, len(old))
 	for k, e := range old {
 		wants[k] = network.Attachment{Network: e.Network, IPv4: e.IPv4, Aliases: e.Aliases}
+		if t, ok := twins[e.NetworkID]; ok {
+			wants[k].Network = t.id
+		}
+		called := wants[k]
+		called.Aliases = append(slices.Clip(e.Aliases), i.Name)
+		if !slices.Contains(e.Aliases, i.Name) && called.Validate() == nil { // not every name of a container can be one
+			wants[k] = called
+		}
 	}
 	o := network.Owner{ID: i.ID, Name: i.Name}
 	eps, err := m.cfg.Networks.Reserve(o, wants)

@@ -52,6 +52,8 @@ type network struct {
 	id      string    // constant
 	vlan    uint16    // constant
 	created time.Time // constant
+	machine string    // constant: the one for which Twin has made it; "" is none
+	passing bool      // constant: it has no record
 	spec    Spec
 	orphan  bool                  // its functions were of a program that has ended: nothing leaves it
 	used    map[netip.Addr]string // IPv4 addresses, with whose they are

@@ -27,6 +27,7 @@ type record struct {
 	VLAN       uint16    `json:"vlan"`
 	Created    time.Time `json:"created"`
 	Programmed bool      `json:"programmed,omitempty"` // it has a Dial function, which no file can hold
+	Machine    string    `json:"machine,omitempty"`    // for which Twin has made it
 	Spec       Spec      `json:"spec"`
 }
 
@@ -34,10 +35,10 @@ var idPattern = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 // save writes the record of a network. m.mu is held.
 func (m *Manager) save(n *network) error {
-	if m.cfg.Dir == "" {
+	if m.cfg.Dir == "" || n.passing {
 		return nil
 	}
-	b, err := json.Marshal(record{recordVersion, n.id, n.vlan, n.created, n.orphan || n.spec.Dial != nil, n.spec})
+	b, err := json.Marshal(record{recordVersion, n.id, n.vlan, n.created, n.orphan || n.spec.Dial != nil, n.machine, n.spec})
 	if err != nil {
 		return fmt.Errorf("encode the record of network %q: %w", n.spec.Name, err)
 	}
@@ -50,7 +51,7 @@ func (m *Manager) save(n *network) error {
 func (m *Manager) path(n *network) string { return filepath.Join(m.cfg.Dir, n.id+".json") }
 
 func (m *Manager) unsave(n *network) error {
-	if m.cfg.Dir == "" {
+	if m.cfg.Dir == "" || n.passing {
 		return nil
 	}
 	if err := os.Remove(m.path(n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -92,7 +93,8 @@ func (m *Manager) load() error {
 // fits tells whether a network can be there beside the others.
 func (m *Manager) fits(n *network) error {
 	for _, o := range m.networks {
-		if o.vlan == n.vlan || o.spec.Name == n.spec.Name || o.spec.Subnet.Overlaps(n.spec.Subnet) {
+		twins := o.machine != n.machine
+		if o.vlan == n.vlan || o.spec.Name == n.spec.Name || o.spec.Subnet.Overlaps(n.spec.Subnet) && !twins {
 			return fmt.Errorf("%w: it has the name, the subnet or the VLAN of network %s", errs.ErrCorrupt, o.id[:12])
 		}
 	}
@@ -131,6 +133,6 @@ func decodeRecord(b []byte, id string) (*network, error) {
 		return nil, fmt.Errorf("%w: it is of another network, or lacks what a network has", errs.ErrCorrupt)
 	}
 	n := newNetwork(id, r.VLAN, s, r.Created)
-	n.orphan = r.Programmed
+	n.orphan, n.machine = r.Programmed, r.Machine
 	return n, nil
 }

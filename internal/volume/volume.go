@@ -327,6 +327,41 @@ func (m *Manager) Restore(id, name string, names []string) {
 	m.users[id] = u
 }
 
+// Adopt takes up volumes that a machine has brought along which goes on from a saved one: under their ids, by which their
+// data is found. It returns the names that they have here, by id: suffix is added to one that is taken.
+func (m *Manager) Adopt(infos []Info, suffix string) (map[string]string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	names := make(map[string]string)
+	for _, v := range m.byName {
+		names[v.info.ID] = v.info.Name
+	}
+	for _, i := range infos {
+		if names[i.ID] != "" {
+			continue
+		}
+		if !idPattern.MatchString(i.ID) || CheckName(i.Name) != nil {
+			return nil, fmt.Errorf("volume %.200q: %w: it has no name or no id", i.Name, errs.ErrCorrupt)
+		}
+		if m.byName[i.Name] != nil {
+			i.Name += suffix
+		}
+		if m.byName[i.Name] != nil || CheckName(i.Name) != nil {
+			i.Name = i.ID
+		}
+		v := &volume{info: i, users: make(map[string]bool)}
+		v.info.Labels = maps.Clone(i.Labels)
+		if err := m.write(v.info); err != nil {
+			return nil, fmt.Errorf("write the record of volume %q: %w", i.Name, err)
+		}
+		m.byName[i.Name], names[i.ID] = v, i.Name
+		if m.cfg.OnCreate != nil {
+			m.cfg.OnCreate(v.snapshot(m))
+		}
+	}
+	return names, nil
+}
+
 // Rename notes that a container has another name.
 func (m *Manager) Rename(id, name string) {
 	m.mu.Lock()

@@ -189,3 +189,28 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// TestAdopt takes up volumes of a saved machine beside others.
+func TestAdopt(t *testing.T) {
+	m, err := Open(Config{Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	known, err := m.Create("data", nil)
+	require.NoError(t, err)
+	a, b, c := newID(), newID(), newID()
+	names, err := m.Adopt([]Info{
+		{ID: known.ID, Name: "data"}, {ID: a, Name: "data", Labels: map[string]string{"k": "v"}}, {ID: b, Name: "data"}, {ID: c, Name: "cache"},
+	}, "-child")
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{known.ID: "data", a: "data-child", b: b, c: "cache"}, names)
+	i, err := m.Get("data-child")
+	require.NoError(t, err)
+	require.Equal(t, a, i.ID)
+	require.Equal(t, "v", i.Labels["k"])
+	again, err := m.Adopt([]Info{{ID: a, Name: "data"}}, "-child")
+	require.NoError(t, err)
+	require.Equal(t, "data-child", again[a])
+	for _, bad := range []Info{{ID: "../x", Name: "x"}, {ID: newID(), Name: "../x"}} {
+		_, err := m.Adopt([]Info{bad}, "-child")
+		require.ErrorIs(t, err, errs.ErrCorrupt)
+	}
+}
