@@ -105,7 +105,7 @@ func (c *Client) Poweroff(ctx context.Context) error {
 
 // Create makes a container. It waits for the disks of its layers until ctx ends. An id that is taken is ErrExists, a
 // request that cannot be honoured ErrInvalid, a layer that is not a file system ErrCorrupt. After an error there is no
-// container.
+// container; where it is that of ctx, there is none soon, which Remove waits for.
 func (c *Client) Create(ctx context.Context, req api.CreateRequest) error {
 	_, err := call(ctx, c, api.Create, req)
 	return err

@@ -203,8 +203,10 @@ func TestDiskThatComesLater(t *testing.T) {
 	require.NoError(t, writeLayer(path, []file{{name: "later", mode: 0o644, body: "late\n"}}))
 	ctx, cancel := context.WithCancel(testContext(t))
 	req := request(t, []string{"cat", "/later"}, layers("base", "later"))
+	early := req // a container of its own: the agent may hear late of its creation, and of its end
+	early.ID += "-early"
 	done := make(chan error)
-	go func() { done <- m.Create(ctx, req) }()
+	go func() { done <- m.Create(ctx, early) }()
 	cancel()
 	require.ErrorIs(t, <-done, context.Canceled)
 	for range 2 { // a disk that goes is forgotten: the same serial can come again
