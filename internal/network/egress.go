@@ -25,6 +25,9 @@ const (
 	maxHalfOpen = 512
 	dialTimeout = 30 * time.Second
 	udpIdle     = time.Minute
+
+	largeFlows  = 64        // of a container may have buffers that grow
+	smallBuffer = 128 << 10 // bytes, of the others, each way: two of the largest packets
 )
 
 // flows counts what a container has open to the outside.
@@ -43,6 +46,13 @@ func (f *flows) add(half int) bool {
 	f.open++
 	f.halfOpen += half
 	return true
+}
+
+// many tells that what is opened now must do with small buffers: so what a container makes this process hold is bounded.
+func (f *flows) many() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.open > largeFlows
 }
 
 // established says that a connection is not half-open any more.
@@ -93,6 +103,10 @@ func (g *gateway) tcp(r *tcp.ForwarderRequest) {
 		return
 	}
 	r.Complete(false)
+	if m.lease.flows.many() {
+		ep.SocketOptions().SetReceiveBufferSize(smallBuffer, true)
+		ep.SocketOptions().SetSendBufferSize(smallBuffer, true)
+	}
 	m.lease.flows.established()
 	half = 0
 	splice.Join(m.lease.ctx, newConn(&wq, ep), out)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/stretchr/testify/require"
+	"gvisor.dev/gvisor/pkg/tcpip"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 )
@@ -52,6 +53,33 @@ func TestMachineThatStopsReading(t *testing.T) {
 	require.NoError(t, err)
 	roundTrip(t, c, string(bytes.Repeat([]byte("goes on "), 100000)))
 	require.Positive(t, port.Lost())
+}
+
+// A container with many connections that nobody reads makes the host hold little for each.
+func TestManyConnectionsHaveSmallBuffers(t *testing.T) {
+	m := newManager(t, Config{Dial: func(context.Context, Flow) (net.Conn, error) {
+		ours, theirs := streamPair(t)
+		t.Cleanup(func() { theirs.Close() })
+		return ours, nil
+	}})
+	g := startGuest(t, m, newVM(t, m), "a", nil, onDefault)
+	const more = 10
+	for i := range largeFlows + more {
+		c, err := g.dial(testContext(t), netip.AddrPortFrom(netip.MustParseAddr("203.0.113.1"), uint16(1000+i)))
+		require.NoError(t, err)
+		t.Cleanup(func() { c.Close() })
+	}
+	n, err := m.find(DefaultName)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { // one may be counted before the one before it has its buffers
+		small := 0
+		for _, e := range n.gw.stack.RegisteredEndpoints() {
+			if s, ok := e.(interface{ SocketOptions() *tcpip.SocketOptions }); ok && s.SocketOptions().GetReceiveBufferSize() == smallBuffer {
+				small++
+			}
+		}
+		return small >= more
+	}, testTimeout, time.Millisecond)
 }
 
 // A machine cannot speak for a container of another one, nor for the gateway.
