@@ -97,7 +97,7 @@ func TestShareSeesChanges(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte("two, and longer\n"), 0o644))
 	changed := time.Now()
 	await("two")
-	require.Less(t, time.Since(changed), 5*time.Second, "a second, and what a busy machine takes")
+	require.Less(t, time.Since(changed), 20*time.Second, "a second, and what a busy machine takes")
 	require.NoError(t, os.WriteFile(file+".new", []byte("three\n"), 0o644))
 	require.NoError(t, os.Rename(file+".new", file))
 	await("three")
