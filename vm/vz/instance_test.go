@@ -41,6 +41,36 @@ func TestLateGuestIsReached(t *testing.T) {
 	require.Equal(t, 6, f.made[0].tries)
 }
 
+// TestOneConnectionForAllStreams: the binding closes the descriptor of each connection twice, so there is but one.
+func TestOneConnectionForAllStreams(t *testing.T) {
+	f := &fakeSystem{host: appleSilicon()}
+	d, spec := fakeDriver(f)
+	m, err := d.Start(t.Context(), spec)
+	require.NoError(t, err)
+	defer m.Close()
+	for range 20 {
+		c, err := m.Dial(t.Context(), guest.PortEcho)
+		require.NoError(t, err)
+		require.NoError(t, c.Close())
+	}
+	require.Len(t, f.made[0].conns, 1)
+}
+
+// TestBindingIsNotCalledWhereItFails looks for what works in no way that could be borne: a listener that does not end, and
+// balloons that are released twice.
+func TestBindingIsNotCalledWhereItFails(t *testing.T) {
+	files, err := filepath.Glob("framework_darwin*.go")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		require.NoError(t, err)
+		for _, call := range []string{".Listen(", ".MemoryBalloonDevices("} {
+			require.NotContains(t, string(text), call, name)
+		}
+	}
+}
+
 // TestConnectThatNeverAnswers: the framework may keep silent where nobody listens.
 func TestConnectThatNeverAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
