@@ -51,10 +51,34 @@ func (t *template) start(ctx context.Context) (*Machine, error) {
 	spec := t.spec
 	spec.MemoryFile, spec.State = filepath.Join(dir, memoryFile), filepath.Join(dir, stateFile)
 	m, err := launch(ctx, t.cfg, spec)
-	if err != nil && ctx.Err() == nil {
-		err = errors.Join(err, boot.DropTemplate(ctx, t.cfg.Boot, t.key))
+	if err != nil {
+		if ctx.Err() == nil {
+			err = errors.Join(err, boot.DropTemplate(ctx, t.cfg.Boot, t.key))
+		}
+		return nil, err
 	}
-	return m, err
+	m.wg.Go(func() { t.verify(m.ctx) })
+	return m, nil
+}
+
+// verifyAfter is how long a machine has run before its template is read whole: not while it, or a program that is soon done
+// with it, has better use for the processors.
+const verifyAfter = 10 * time.Second
+
+// verify finds out whether the template is as it was made. The machine has gone on from it already: reading it first would
+// take longer than the machine did.
+func (t *template) verify(ctx context.Context) {
+	timer := time.NewTimer(verifyAfter)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+		return
+	}
+	if err := boot.VerifyTemplate(ctx, t.cfg.Boot, t.key); errors.Is(err, errs.ErrCorrupt) {
+		t.cfg.Logger.Warn("the template of a machine was damaged and is removed: restart the machine, which may be too",
+			"machine", t.cfg.Name, "reason", err)
+	}
 }
 
 // make boots a machine, lets it come to rest, and saves it in dir.
