@@ -262,14 +262,23 @@ func goOn(ctx context.Context, cfg Config, dir string) (*Machine, error) {
 	return m, cfg.Dir.wentOn()
 }
 
-// ownDisk makes the data disk of a machine that goes on: a layer over the saved one.
+// ownDisk makes the data disk of a machine that goes on: a reflink of the saved one where the file system has them, else a
+// layer over it.
 func (d *Dir) ownDisk(ctx context.Context, from string, s saved, out vm.Disk) (vm.Disk, error) {
-	out.Path, out.Backing = filepath.Join(d.path, overlayFile), filepath.Join(d.path, baseFile)
-	for _, name := range []string{out.Path, out.Backing} { // of a try before
+	whole := filepath.Join(d.path, diskFile)
+	layer, base := filepath.Join(d.path, overlayFile), filepath.Join(d.path, baseFile)
+	for _, name := range []string{whole, layer, base} { // of a try before
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return out, err
 		}
 	}
+	if !s.Overlay {
+		out.Path = whole
+		if err := fsx.Reflink(whole, filepath.Join(from, savedBase)); !errors.Is(err, errors.ErrUnsupported) {
+			return out, err
+		}
+	}
+	out.Path, out.Backing = layer, base
 	if err := fsx.LinkFile(ctx, out.Backing, filepath.Join(from, savedBase)); err != nil {
 		return out, err
 	}

@@ -18,7 +18,28 @@ const (
 
 // CloneFile makes path, which must not exist, a copy of src with mode 0600: by reflink where the file system can, else by
 // CopySparse. It does not sync. After an error there is no file.
-func CloneFile(ctx context.Context, path, src string) (err error) {
+func CloneFile(ctx context.Context, path, src string) error {
+	return makeFrom(path, src, func(to, from *os.File) error {
+		if reflink(to, from) == nil {
+			return nil
+		}
+		return CopySparse(ctx, to, from)
+	})
+}
+
+// Reflink makes path, which must not exist, a file of mode 0600 that shares the data of src, copy on write. Where the file
+// system cannot it is errors.ErrUnsupported. After an error there is no file.
+func Reflink(path, src string) error {
+	return makeFrom(path, src, func(to, from *os.File) error {
+		if err := reflink(to, from); err != nil {
+			return fmt.Errorf("reflink: %w: %w", errors.ErrUnsupported, err)
+		}
+		return nil
+	})
+}
+
+// makeFrom makes a file from another one. After an error there is none.
+func makeFrom(path, src string, fill func(to, from *os.File) error) (err error) {
 	from, err := os.Open(src)
 	if err != nil {
 		return err
@@ -36,10 +57,7 @@ func CloneFile(ctx context.Context, path, src string) (err error) {
 			err = errors.Join(err, os.Remove(path))
 		}
 	}()
-	if reflink(to, from) == nil {
-		return nil
-	}
-	return CopySparse(ctx, to, from)
+	return fill(to, from)
 }
 
 // LinkFile makes path another name of src, or a copy where that cannot be, as between two file systems.

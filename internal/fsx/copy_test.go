@@ -56,3 +56,22 @@ func TestCopyEndsWithItsContext(t *testing.T) {
 	defer to.Close()
 	require.ErrorIs(t, CopySparse(ctx, to, from), why)
 }
+
+// TestReflinkOrNothing makes a copy that shares data where this file system can, and otherwise leaves nothing.
+func TestReflinkOrNothing(t *testing.T) {
+	dir := t.TempDir()
+	src, dst := filepath.Join(dir, "src"), filepath.Join(dir, "dst")
+	want := bytes.Repeat([]byte("x"), copyChunk)
+	require.NoError(t, os.WriteFile(src, want, 0o644))
+	err := Reflink(dst, src)
+	if err != nil {
+		require.ErrorIs(t, err, errors.ErrUnsupported)
+		require.NoFileExists(t, dst)
+	} else {
+		got, err := os.ReadFile(dst)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(want, got))
+		require.ErrorIs(t, Reflink(dst, src), os.ErrExist)
+	}
+	require.ErrorIs(t, Reflink(filepath.Join(dir, "other"), filepath.Join(dir, "missing")), os.ErrNotExist)
+}
