@@ -20,7 +20,8 @@
 //
 // A Runtime owns everything: the machine, the containers in it, the images. All calls are methods on it. A thing is
 // described by a Spec, a call is tuned by Options whose zero value is the default, and what is read back is an Info, a
-// snapshot. Containers are named by id, by a unique prefix of an id, or by name. The only live handle is a Process.
+// snapshot. Containers are named by id, by a unique prefix of an id, or by name; a reference by which nothing goes is
+// ErrNotFound, a prefix that fits several things ErrInvalid. The only live handle is a Process.
 //
 // A context bounds the call that it is given to, never the thing that the call makes. Sizes are bytes. Errors are of type
 // *Error and wrap sentinels such as ErrNotFound. That a command exits with another code than 0 is a result, not an error.

@@ -255,7 +255,7 @@ func (r *Runtime) StopContainer(ctx context.Context, ref string, opts StopOption
 	})
 }
 
-// RestartContainer is StopContainer and StartContainer.
+// RestartContainer is StopContainer and StartContainer, so that one which does not run is started.
 func (r *Runtime) RestartContainer(ctx context.Context, ref string, opts StopOptions) error {
 	return callNone(ctx, r, "RestartContainer", ref, func(ctx context.Context) error {
 		return r.containers.Restart(ctx, ref, opts.Signal, opts.Timeout)

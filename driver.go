@@ -16,7 +16,7 @@ type Hypervisor string
 // The hypervisors.
 const (
 	HypervisorAuto Hypervisor = ""     // the best for this host and Config
-	HypervisorQEMU Hypervisor = "qemu" // on Linux
+	HypervisorQEMU Hypervisor = "qemu" // on Linux; on macOS nobody has tried it yet
 	HypervisorVZ   Hypervisor = "vz"   // Apple's Virtualization framework, on macOS 13 or later, in programs built with cgo
 )
 

@@ -139,7 +139,7 @@ func (r *Runtime) StopMachine(ctx context.Context, name string) error {
 	return callNone(ctx, r, "StopMachine", name, func(ctx context.Context) error { return r.machines.Stop(ctx, name) })
 }
 
-// RestartMachine is StopMachine and StartMachine.
+// RestartMachine is StopMachine and StartMachine, so that a machine which does not run is started.
 func (r *Runtime) RestartMachine(ctx context.Context, name string) error {
 	return callNone(ctx, r, "RestartMachine", name, func(ctx context.Context) error {
 		if err := r.machines.Stop(ctx, name); err != nil {

@@ -296,7 +296,7 @@ func (r *Runtime) DisconnectNetwork(ctx context.Context, ref, from string) error
 }
 
 // SetNetworkFaults makes things go wrong in a network, in place of what was made so before; none is all well. It is
-// forgotten with the Runtime.
+// forgotten with the Runtime. A fault that cannot be is ErrInvalid, and changes nothing.
 func (r *Runtime) SetNetworkFaults(ctx context.Context, ref string, faults []NetworkFault) error {
 	return callNone(ctx, r, "SetNetworkFaults", ref, func(ctx context.Context) error {
 		list := make([]network.Fault, len(faults))

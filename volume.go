@@ -127,19 +127,11 @@ func (r *Runtime) PruneVolumes(ctx context.Context, opts PruneVolumesOptions) ([
 }
 
 // ExportVolume writes what is in a volume to w, as a tar archive with owners, modes, times, links and attributes. A
-// container may write to the volume meanwhile, and its changes may be in the archive or not.
+// container may write to the volume meanwhile, and its changes may be in the archive or not. The machine is started where
+// it does not run.
 func (r *Runtime) ExportVolume(ctx context.Context, name string, w io.Writer) error {
-	return callNone(ctx, r, "ExportVolume", name, func(ctx context.Context) error {
-		info, err := r.volumes.Get(name)
-		if err != nil {
-			return err
-		}
-		a, release, err := r.volumeAgent(ctx)
-		if err != nil {
-			return err
-		}
-		defer release()
-		archive, err := a.VolumeExport(ctx, api.VolumeExportRequest{ID: info.ID})
+	return r.withVolume(ctx, "ExportVolume", name, func(ctx context.Context, a *agent.Client, id string) error {
+		archive, err := a.VolumeExport(ctx, api.VolumeExportRequest{ID: id})
 		if err != nil {
 			return err
 		}
@@ -155,7 +147,14 @@ func (r *Runtime) ExportVolume(ctx context.Context, name string, w io.Writer) er
 // else there is stays. Owners are those of the archive. Nothing is written outside the volume, whatever links lead
 // there. A bad archive is ErrInvalid, one that ends too early ErrCorrupt; what came before is there then.
 func (r *Runtime) ImportVolume(ctx context.Context, name string, archive io.Reader) error {
-	return callNone(ctx, r, "ImportVolume", name, func(ctx context.Context) error {
+	return r.withVolume(ctx, "ImportVolume", name, func(ctx context.Context, a *agent.Client, id string) error {
+		return a.VolumeImport(ctx, api.VolumeImportRequest{ID: id}, archive)
+	})
+}
+
+// withVolume calls do with the id of a volume and the agent of the machine that has it.
+func (r *Runtime) withVolume(ctx context.Context, op, name string, do func(context.Context, *agent.Client, string) error) error {
+	return callNone(ctx, r, op, name, func(ctx context.Context) error {
 		info, err := r.volumes.Get(name)
 		if err != nil {
 			return err
@@ -165,7 +164,7 @@ func (r *Runtime) ImportVolume(ctx context.Context, name string, archive io.Read
 			return err
 		}
 		defer release()
-		return a.VolumeImport(ctx, api.VolumeImportRequest{ID: info.ID}, archive)
+		return do(ctx, a, info.ID)
 	})
 }
 
