@@ -58,6 +58,9 @@ type NetworkSpec struct {
 }
 
 // EgressRule allows or denies what containers open to the outside. A field that is empty fits all.
+//
+// Of ICMP there are echo requests, which the host sends where it lets this process do so: root, or a group of the sysctl
+// net.ipv4.ping_group_range. What is not allowed, by a rule or the host, is told to the container as such.
 type EgressRule struct {
 	Deny     bool
 	Host     string // a name, "*." and a name for all names below it, an address, or a CIDR. A name fits the addresses that the network's DNS has answered it with

@@ -3,7 +3,9 @@ package network
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"time"
@@ -90,10 +92,15 @@ func (g *gateway) tap6(f frame) bool {
 	return true
 }
 
-// ping sends the data of an echo request by the host and, when that has an answer, the reply to the container.
+// ping sends the data of an echo request by the host and, when that has an answer, the reply to the container. What the rules
+// or the host do not allow, or what there is no way to, is told to the container at once.
 func (g *gateway) ping(src, dst netip.Addr, reply frame, at int, finish func(frame)) {
 	m := g.seg.member(src)
-	if m == nil || !g.policy.allows(g.flow(m, "icmp", netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0))) {
+	if m == nil {
+		return
+	}
+	if !g.policy.allows(g.flow(m, "icmp", netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0))) {
+		g.seg.fromGateway(g.seg.buffers.copyOf(g.unreachable(reply, true)))
 		return
 	}
 	select {
@@ -113,6 +120,9 @@ func (g *gateway) ping(src, dst netip.Addr, reply frame, at int, finish func(fra
 		data, err := g.echo(ctx, dst, reply[at+8:])
 		if err != nil {
 			g.log.Debug("an echo request was not answered", "network", g.name, "container", m.owner.Name, "to", dst, "err", err)
+			if ctx.Err() == nil {
+				g.seg.fromGateway(g.seg.buffers.copyOf(g.unreachable(reply, errors.Is(err, fs.ErrPermission))))
+			}
 			return
 		}
 		copy(reply[at+8:], data)
@@ -120,6 +130,49 @@ func (g *gateway) ping(src, dst netip.Addr, reply frame, at int, finish func(fra
 		pkt := g.seg.buffers.copyOf(reply)
 		g.seg.fromGateway(pkt)
 	}()
+}
+
+// unreachable returns what tells a container that its packet came to nothing: because it is not allowed, or because there is no
+// way. f is the packet, with the Ethernet addresses of the answer.
+func (g *gateway) unreachable(f frame, prohibited bool) frame {
+	orig := f.body()
+	if f.kind() == typeIPv4 {
+		orig = orig[:min(len(orig), int(orig[0]&15)*4+8)]
+		out := make(frame, headerLen+20+8+len(orig))
+		copy(out, f[:headerLen])
+		ip := out.body()
+		ip[0], ip[8], ip[9] = 0x45, 64, protoICMP
+		binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
+		copy(ip[12:16], b4(g.spec.Gateway))
+		copy(ip[16:20], orig[12:16])
+		setSum(ip[:20], 10, 0)
+		msg := ip[20:]
+		msg[0], msg[1] = 3, 1 // the host is unreachable
+		if prohibited {
+			msg[1] = 13
+		}
+		copy(msg[8:], orig)
+		setSum(msg, 2, 0)
+		return out
+	}
+	const most = 1280 - 40 - 8 // of the orig: what every link takes
+	orig = orig[:min(len(orig), most)]
+	out := make(frame, headerLen+40+8+len(orig))
+	copy(out, f[:headerLen])
+	ip := out.body()
+	ip[0], ip[6], ip[7] = 0x60, protoICMP6, 64
+	binary.BigEndian.PutUint16(ip[4:], uint16(len(ip)-40))
+	from := address6(g.spec.Subnet6, g.spec.Gateway).As16()
+	copy(ip[8:24], from[:])
+	copy(ip[24:40], orig[8:24])
+	msg := ip[40:]
+	msg[0], msg[1] = 1, 0 // no route
+	if prohibited {
+		msg[1] = 1
+	}
+	copy(msg[8:], orig)
+	setSum(msg, 2, sum(ip[8:40], uint32(len(msg))+protoICMP6))
+	return out
 }
 
 // sum adds up the words of b, as of RFC 1071.
@@ -158,7 +211,7 @@ func hostEcho(ctx context.Context, to netip.Addr, data []byte) ([]byte, error) {
 	var dst net.Addr = &net.UDPAddr{IP: to.AsSlice()}
 	if err != nil {
 		if c, err = icmp.ListenPacket(privileged, local); err != nil {
-			return nil, fmt.Errorf("open an ICMP socket: %w", err)
+			return nil, fmt.Errorf("open an ICMP socket: %w: be root, or let the user's group do so by the sysctl net.ipv4.ping_group_range", err)
 		}
 		dst = &net.IPAddr{IP: to.AsSlice()}
 	}
