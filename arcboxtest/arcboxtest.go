@@ -110,8 +110,21 @@ func open(t testing.TB, cfg arcbox.Config) *Sandbox {
 // have written, none of which the two share from then on. It is closed when t has ended.
 //
 // The first call saves the machine of s, which must run; every fork goes on from that, whatever happened in s meanwhile.
-// Forks may be made in parallel. A fork cannot be forked itself.
+// Forks may be made in parallel. Containers find each other by the names and addresses that they had. A fork cannot be forked
+// itself: ForkAgain makes those that can.
 func (s *Sandbox) Fork(t testing.TB) *Sandbox {
+	t.Helper()
+	return s.fork(t, false)
+}
+
+// ForkAgain is Fork for one that will be forked itself: for a test that warms up further, with subtests of its own. It takes
+// longer to start, and memory of its own.
+func (s *Sandbox) ForkAgain(t testing.TB) *Sandbox {
+	t.Helper()
+	return s.fork(t, true)
+}
+
+func (s *Sandbox) fork(t testing.TB, again bool) *Sandbox {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), Timeout)
 	defer cancel()
@@ -121,7 +134,7 @@ func (s *Sandbox) Fork(t testing.TB) *Sandbox {
 	}
 	cfg := s.cfg
 	cfg.VM.Snapshot, cfg.VM.CPUs, cfg.VM.Memory = s.snapshot, 0, 0
-	cfg.VM.Forkable = false // its memory is shared with the other forks
+	cfg.VM.Forkable = again // otherwise its memory is shared with the other forks
 	child := open(t, cfg)
 	if err := child.StartMachine(ctx, arcbox.DefaultMachine); err != nil {
 		t.Fatalf("arcboxtest: start a fork: %v", err)
@@ -132,7 +145,7 @@ func (s *Sandbox) Fork(t testing.TB) *Sandbox {
 // save takes the snapshot that the forks go on from. It is removed before the sandbox's Runtime is closed.
 func (s *Sandbox) save(ctx context.Context) error {
 	if !s.cfg.VM.Forkable {
-		return fmt.Errorf("a fork cannot be forked: fork the sandbox that it was made from")
+		return fmt.Errorf("%w: this fork cannot be forked: make it with ForkAgain, or fork the sandbox that it was made from", arcbox.ErrUnsupported)
 	}
 	snap, err := s.SnapshotMachine(ctx, arcbox.DefaultMachine, arcbox.SnapshotOptions{Temporary: true})
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -68,6 +69,30 @@ func TestForksInParallelSubtests(t *testing.T) {
 			require.Equal(t, fmt.Sprintf("warm\n%d", i), sh(t, child, "cat /f"))
 		})
 	}
+	t.Run("again", func(t *testing.T) {
+		t.Parallel()
+		child := rt.ForkAgain(t)
+		sh(t, child, "echo warmer >> /f")
+		for i := range 2 {
+			t.Run(fmt.Sprint(i), func(t *testing.T) {
+				t.Parallel()
+				grandchild := child.Fork(t)
+				require.Equal(t, "warm\nwarmer", sh(t, grandchild, "cat /f"))
+				sh(t, grandchild, "echo mine > /f")
+			})
+		}
+	})
+	t.Run("of one that cannot", func(t *testing.T) {
+		child := rt.Fork(t)
+		r := &recorder{TB: t, ctx: t.Context()}
+		ended := make(chan struct{})
+		go func() { // Fatalf ends it
+			defer close(ended)
+			child.Fork(r)
+		}()
+		<-ended
+		require.Contains(t, r.out.String(), "ForkAgain")
+	})
 }
 
 // recorder is a test that fails, and whose output is looked at.
@@ -83,6 +108,10 @@ func (r *recorder) Failed() bool                    { return true }
 func (r *recorder) Context() context.Context        { return r.ctx }
 func (r *recorder) Cleanup(f func())                { r.cleanups = append(r.cleanups, f) }
 func (r *recorder) Logf(format string, args ...any) { fmt.Fprintf(&r.out, format, args...) }
+func (r *recorder) Fatalf(format string, args ...any) {
+	r.Logf(format, args...)
+	runtime.Goexit()
+}
 func (r *recorder) end() {
 	for i := len(r.cleanups) - 1; i >= 0; i-- {
 		r.cleanups[i]()
