@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -48,7 +49,7 @@ func (p *promises) hear(line string) {
 		p.there["snapshot"][made] = true
 	case name == "write":
 		p.kept[made] = true
-	case verb == "create":
+	case verb == "create" || verb == "pull":
 		p.there[kind][made] = true
 	case verb == "remove":
 		delete(p.there[kind], made)
@@ -85,8 +86,10 @@ func (p *promises) check(t *testing.T, rt *arcbox.Runtime) {
 	}
 	images, err := rt.ListImages(ctx, arcbox.ListImagesOptions{})
 	require.NoError(t, err)
-	if len(images) > 0 {
-		found["image"]["busybox:test"] = true
+	for _, i := range images {
+		for _, name := range i.Names {
+			found["image"][strings.TrimPrefix(name, "docker.io/library/")] = true
+		}
 	}
 	for kind, want := range p.there {
 		cut := p.doubt == "load" && kind == "image" || p.doubt == "snapshot" && kind == "snapshot" || strings.HasSuffix(p.doubt, "-"+kind)
@@ -122,23 +125,26 @@ func TestKillsAtEveryStep(t *testing.T) {
 	require.NoError(t, err)
 	archive := filepath.Join(t.TempDir(), "image.tar")
 	require.NoError(t, os.WriteFile(archive, imagetest.OCIArchive(t, img), 0o600))
+	remote := imagetest.NewRegistry(t).Push(t, "victim", "test", largeImage(t))
 	p := &promises{there: map[string]map[string]bool{"machine": {}, "container": {}, "snapshot": {}, "image": {}}, kept: map[string]bool{}}
 	names := []string{
-		"load", "create-machine", "start-machine", "create-container", "start-container", "write", "snapshot", "stop-machine",
-		"remove-snapshot", "remove-container", "remove-machine",
+		"load", "pull-image", "create-machine", "start-machine", "create-container", "start-container", "write", "snapshot", "stop-machine",
+		"remove-snapshot", "remove-container", "remove-machine", "remove-image",
 	}
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
 	for n := range *killCount {
 		at, after := names[n%len(names)], time.Duration(r.IntN(150))*time.Millisecond
-		killVictim(t, p, []string{victimArg, dir, bootDir(t), archive, strconv.Itoa(n)}, at, after)
-		rt, err := arcbox.New(victimConfig(dir, bootDir(t)))
+		killVictim(t, p, []string{victimArg, dir, bootDir(t), archive, strconv.Itoa(n), remote}, at, after)
+		rt, err := arcbox.New(victimConfig(dir, bootDir(t), remote))
 		require.NoError(t, err, "kill %d at %s", n, at)
 		p.check(t, rt)
 		last := n == *killCount-1
 		if last {
 			checkKept(t, p, rt)
+			_, err := rt.PullImage(testContext(t), remote, arcbox.PullOptions{}) // what a kill left of it is of use, or no matter
+			require.NoError(t, err)
 		}
 		clean(t, p, rt, last)
 		require.NoError(t, rt.Close())
@@ -146,6 +152,21 @@ func TestKillsAtEveryStep(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, left, "kill %d at %s", n, at)
 	}
+}
+
+// largeImage is an image whose pull takes a while.
+func largeImage(t *testing.T) imagetest.Image {
+	t.Helper()
+	var img imagetest.Image
+	for i := range 3 {
+		b := make([]byte, 8<<20)
+		r := rand.New(rand.NewPCG(1, uint64(i)))
+		for j := range b {
+			b[j] = 'a' + byte(r.Uint32()%16)
+		}
+		img.Layers = append(img.Layers, imagetest.Files(t, map[string]imagetest.File{fmt.Sprint("f", i): {Data: b}}))
+	}
+	return img
 }
 
 // killVictim runs a victim and kills it some time after it has begun a step.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/arcboxlabs/arcbox-go"
 )
@@ -14,18 +15,23 @@ const victimArg = "arcbox-test-victim"
 
 // victim says "doing STEP" before and "did STEP [ARG]" after each step, which is a promise that holds after a kill.
 func victim(args []string) {
-	rt, err := arcbox.New(victimConfig(args[0], args[1]))
+	rt, err := arcbox.New(victimConfig(args[0], args[1], args[4]))
 	if err == nil {
 		for n := 0; err == nil; n++ {
-			err = victimRound(rt, args[2], args[3]+"-"+strconv.Itoa(n))
+			err = victimRound(rt, args[2], args[4], args[3]+"-"+strconv.Itoa(n))
 		}
 	}
 	fmt.Println("error:", err)
 	os.Exit(1)
 }
 
-func victimConfig(dir, boot string) arcbox.Config {
-	return arcbox.Config{DataDir: dir, VM: arcbox.VMConfig{CPUs: 1, Memory: 512 << 20}, Boot: arcbox.BootConfig{Dir: boot}, LockTimeout: -1}
+// victimConfig is the config of victims, and of who looks at what they left. remote is the image that they pull.
+func victimConfig(dir, boot, remote string) arcbox.Config {
+	host, _, _ := strings.Cut(remote, "/")
+	return arcbox.Config{
+		DataDir: dir, VM: arcbox.VMConfig{CPUs: 1, Memory: 512 << 20}, Boot: arcbox.BootConfig{Dir: boot}, LockTimeout: -1,
+		Registry: arcbox.RegistryConfig{PlainHTTP: []string{host}},
+	}
 }
 
 // step is one step of a victim. It returns what was made or removed, if anything.
@@ -34,7 +40,7 @@ type step struct {
 	do   func(ctx context.Context) (string, error)
 }
 
-func victimRound(rt *arcbox.Runtime, archive, suffix string) error {
+func victimRound(rt *arcbox.Runtime, archive, remote, suffix string) error {
 	name := "m" + suffix
 	var container, snapshot string
 	none := func(err error) (string, error) { return "", err }
@@ -42,6 +48,10 @@ func victimRound(rt *arcbox.Runtime, archive, suffix string) error {
 		{"load", func(ctx context.Context) (string, error) {
 			_, err := rt.LoadImage(ctx, archive, arcbox.LoadOptions{})
 			return "busybox:test", err
+		}},
+		{"pull-image", func(ctx context.Context) (string, error) {
+			_, err := rt.PullImage(ctx, remote, arcbox.PullOptions{})
+			return remote, err
 		}},
 		{"create-machine", func(ctx context.Context) (string, error) {
 			_, err := rt.CreateMachine(ctx, arcbox.MachineSpec{Name: name, Forkable: true})
@@ -75,6 +85,13 @@ func victimRound(rt *arcbox.Runtime, archive, suffix string) error {
 		}},
 		{"remove-machine", func(ctx context.Context) (string, error) {
 			return name, rt.RemoveMachine(ctx, name, arcbox.RemoveMachineOptions{})
+		}},
+		{"remove-image", func(ctx context.Context) (string, error) {
+			_, err := rt.RemoveImage(ctx, remote, arcbox.RemoveImageOptions{})
+			if err == nil { // so that the next pull has something to do
+				_, err = rt.PruneImages(ctx, arcbox.PruneImagesOptions{Keep: true})
+			}
+			return remote, err
 		}},
 	}
 	for _, s := range steps {
