@@ -12,6 +12,7 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -121,29 +122,31 @@ func TestWhatWasWrittenBeforeCloseArrives(t *testing.T) {
 }
 
 func TestDeadlinesWhileTheLinkIsStuck(t *testing.T) {
-	a, b := net.Pipe() // takes nothing that is not read
-	defer b.Close()
-	go func() { // a guest that does its handshake and is then paused
-		r := bufio.NewReader(b)
-		guestHandshake(r, b)
-	}()
-	s, err := Connect(t.Context(), a)
-	require.NoError(t, err)
-	c, err := s.Dial(t.Context(), 1)
-	require.NoError(t, err)
-	require.NoError(t, c.SetWriteDeadline(time.Now().Add(20*time.Millisecond)))
-	n, err := c.Write(make([]byte, 4*Window))
-	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
-	require.Positive(t, n)
-	require.NoError(t, c.SetWriteDeadline(time.Time{}))
-	closed := make(chan error)
-	go func() {
-		_, err := c.Write(make([]byte, 4*Window))
-		closed <- err
-	}()
-	require.NoError(t, c.Close())
-	require.ErrorIs(t, <-closed, net.ErrClosed)
-	require.NoError(t, s.Close())
+	synctest.Test(t, func(t *testing.T) { // a deadline passes when all has been written that can be
+		a, b := net.Pipe() // takes nothing that is not read
+		defer b.Close()
+		go func() { // a guest that does its handshake and is then paused
+			r := bufio.NewReader(b)
+			guestHandshake(r, b)
+		}()
+		s, err := Connect(t.Context(), a)
+		require.NoError(t, err)
+		c, err := s.Dial(t.Context(), 1)
+		require.NoError(t, err)
+		require.NoError(t, c.SetWriteDeadline(time.Now().Add(20*time.Millisecond)))
+		n, err := c.Write(make([]byte, 4*Window))
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		require.Positive(t, n)
+		require.NoError(t, c.SetWriteDeadline(time.Time{}))
+		closed := make(chan error)
+		go func() {
+			_, err := c.Write(make([]byte, 4*Window))
+			closed <- err
+		}()
+		require.NoError(t, c.Close())
+		require.ErrorIs(t, <-closed, net.ErrClosed)
+		require.NoError(t, s.Close())
+	})
 }
 
 func TestSessionEndIsNoEndOfStream(t *testing.T) {
