@@ -26,7 +26,7 @@ const (
 // reached. Changes show on the other side within a second. In a program of root owners are the same on both sides. In
 // another one files of the program's user are root's in the container, those of others nobody's; an owner that the
 // container gives to a file is kept in the file's attribute user.arcbox.owner. Set-user-ID bits and devices are not made.
-// Locks hold among the containers of a machine, not between them and the host. Where the directory vanishes, or the
+// Locks hold among containers and against processes of the host. Where the directory vanishes, or the
 // program ends, whoever uses it gets errors.
 //
 // Who connects to a socket in the container has a connection to the one of the host, or what Dial returns, with half-close;

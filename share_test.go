@@ -77,7 +77,7 @@ func TestShareSeesChanges(t *testing.T) {
 	spec.Args = sh(`await() { until grep -q $1 /s/file; do sleep 0.05; done; echo $1; }
 		exec 3< /s/file; await one; await two; await three
 		echo four > /s/answer; echo written
-		while test -e /s/file; do sleep 0.05; done
+		while test -e /s/file -o -e /s/answer; do sleep 0.05; done
 		head -n 1 <&3; ls /s; touch /s/x; echo end`)
 	r, w := io.Pipe()
 	var stderr bytes.Buffer
@@ -173,8 +173,8 @@ func TestShareReadsAhead(t *testing.T) {
 
 var slowPosix = flag.Bool("posix.slow", false, "let TestSharePosix ask all, which takes minutes on a busy machine")
 
-// What TestSharePosix does not ask: whether a lock is one on the host's file too, and, but for -posix.slow, what takes
-// thousands of round trips.
+// What TestSharePosix does not ask: whether a process that opens a file twice is in the way of its own lock, which POSIX does
+// not want, and, but for -posix.slow, what takes thousands of round trips.
 const (
 	notPosix     = "FcntlFlockLocksFile"
 	manyRequests = "|OpenSymlinkRace|DirSeek|FdLeak|FileLarge|ParallelFileOpen|LinkUnlinkRename|ReadDirConsistency|XAttrLarge"

@@ -23,6 +23,7 @@ type dir struct {
 	owners             owners
 	nodes              *nodes
 	handles            handles
+	locks              locks
 	ahead              aheadFunc // nil tells nobody
 	once               sync.Once
 }
@@ -48,10 +49,14 @@ func openDir(path string, readOnly bool) (d *dir, file bool, err error) {
 // close closes what the guest has left open.
 func (d *dir) close() {
 	d.once.Do(func() {
+		d.locks.close()
 		d.handles.close()
 		unix.Close(d.root)
 	})
 }
+
+// end makes those return who wait for a lock: nobody asks for one any more.
+func (d *dir) end() { d.locks.close() }
 
 // statx tells of a file in a directory, or of the one of the descriptor where name is "". Links are not followed.
 func statx(at int, name string) (st unix.Statx_t, err error) {

@@ -278,8 +278,12 @@ func (d *dir) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (writte
 	return written, code
 }
 
-// Flush implements fuse.RawFileSystem. What was written is with the host's kernel already.
+// Flush implements fuse.RawFileSystem. What was written is with the host's kernel already. A process that closes a file
+// gives up its locks on it.
 func (d *dir) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
+	if n, err := d.nodes.get(in.NodeId); err == nil {
+		d.locks.drop(locker{n, in.LockOwner, false})
+	}
 	return d.file(in.NodeId, in.Fh, false, func(int) error { return nil })
 }
 
@@ -299,7 +303,10 @@ func (d *dir) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 }
 
 // Release implements fuse.RawFileSystem.
-func (d *dir) Release(_ <-chan struct{}, in *fuse.ReleaseIn) { d.release(in.Fh) }
+func (d *dir) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
+	d.locks.release(in.Fh)
+	d.release(in.Fh)
+}
 
 // ReleaseDir implements fuse.RawFileSystem.
 func (d *dir) ReleaseDir(in *fuse.ReleaseIn) { d.release(in.Fh) }

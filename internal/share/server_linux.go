@@ -20,6 +20,8 @@ const (
 	maxWrite = 256 << 10
 	// maxInFlight bounds the messages that are worked on at once.
 	maxInFlight = 64
+	// maxWaiting bounds those that wait for a lock, beside them.
+	maxWaiting = 1 << 10
 	// killPriv lets the guest's kernel write without asking for attributes each time: programs do not change their user on
 	// a share.
 	killPriv = 1 << 28
@@ -34,6 +36,7 @@ const (
 	opReadlink    = 5
 	opWrite       = 16
 	opInit        = 26
+	opSetLkWait   = 33
 	opInterrupt   = 36
 	opBatchForget = 42
 )
@@ -43,6 +46,7 @@ type server struct {
 	ps     *fuse.ProtocolServer
 	stream Stream
 	slots  chan struct{}
+	waits  chan struct{}
 	wg     sync.WaitGroup
 }
 
@@ -51,15 +55,19 @@ func serve(fs fuse.RawFileSystem, stream Stream) {
 	s := &server{
 		ps: fuse.NewProtocolServer(fs, &fuse.MountOptions{
 			MaxWrite: maxWrite, MaxReadAhead: maxWrite, MaxBackground: maxInFlight, DisableSplice: true, Logger: slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo),
+			EnableLocks:       true,
 			ExtraCapabilities: fuse.CAP_ASYNC_DIO | killPriv,
 			PanicHandler:      func(any) fuse.Status { return fuse.EIO },
 		}),
-		stream: stream, slots: make(chan struct{}, maxInFlight),
+		stream: stream, slots: make(chan struct{}, maxInFlight), waits: make(chan struct{}, maxWaiting),
 	}
 	if f, ok := fs.(interface{ onAhead(aheadFunc) }); ok {
 		f.onAhead(s.ahead)
 	}
 	defer s.wg.Wait()
+	if f, ok := fs.(interface{ end() }); ok {
+		defer f.end()
+	}
 	defer stream.Close()
 	for {
 		kind, msg, err := stream.Recv()
@@ -88,6 +96,18 @@ func (s *server) take(msg []byte) {
 	switch binary.LittleEndian.Uint32(msg[4:]) {
 	case opForget, opInit, opInterrupt, opBatchForget:
 		s.answer(msg, size)
+		return
+	case opSetLkWait: // it may wait for another one, which has to be answered
+		select {
+		case s.waits <- struct{}{}:
+		default:
+			s.refuse(msg, unix.ENOLCK)
+			return
+		}
+		s.wg.Go(func() {
+			defer func() { <-s.waits }()
+			s.answer(msg, size)
+		})
 		return
 	}
 	s.slots <- struct{}{}
@@ -188,8 +208,7 @@ type form struct {
 	sized int // where it says how long the reply may be; -1 is nowhere
 }
 
-// formOf returns the form of an operation. One that is not there is not supported: locks, which the guest's kernel keeps
-// among all who have the share, ioctl, and what is newer than all that.
+// formOf returns the form of an operation. One that is not there is not supported: ioctl, and what is newer than all that.
 func formOf(op uint32) (form, bool) {
 	switch op {
 	case 5, 17, 38: // readlink, statfs, destroy
@@ -220,6 +239,8 @@ func formOf(op uint32) (form, bool) {
 		return form{32, 0, -1}, true
 	case 15, 28, 44: // read, readdir, readdirplus
 		return form{40, 0, 16}, true
+	case 31, 32, opSetLkWait: // getlk, setlk
+		return form{48, 0, -1}, true
 	case opWrite:
 		return form{40, 0, -1}, true
 	case 47: // copy_file_range
