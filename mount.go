@@ -31,7 +31,8 @@ const (
 //
 // Who connects to a socket in the container has a connection to the one of the host, or what Dial returns, with half-close;
 // any user of the container may. Where the host's side cannot be had, the connection is closed at once. Connections end
-// with the container, and when their machine does.
+// with the container, and when their machine does. In a fork of the machine who connects is refused until the container is
+// started again.
 type Mount struct {
 	Type     MountType
 	Source   string // of MountVolume the name, made where it does not exist, "" for an anonymous one; of MountBind and MountSocket an absolute path that exists; a socket is MountSocket either way
