@@ -27,7 +27,8 @@ const (
 // another one files of the program's user are root's in the container, those of others nobody's; an owner that the
 // container gives to a file is kept in the file's attribute user.arcbox.owner. Set-user-ID bits and devices are not made.
 // Locks hold among containers and against processes of the host. Where the directory vanishes, or the
-// program ends, whoever uses it gets errors.
+// program ends, whoever uses it gets errors. On macOS a directory outside VMConfig.SharedDir can be mounted ReadOnly only;
+// a file there, and one that is to be written, are ErrUnsupported.
 //
 // Who connects to a socket in the container has a connection to the one of the host, or what Dial returns, with half-close;
 // any user of the container may. Where the host's side cannot be had, the connection is closed at once. Connections end

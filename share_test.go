@@ -126,15 +126,22 @@ func TestShareFS(t *testing.T) {
 	require.NoError(t, w.Close())
 	zipped, err := zip.NewReader(bytes.NewReader(archive.Bytes()), int64(archive.Len()))
 	require.NoError(t, err)
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), []byte("in a directory\n"), 0o600))
+	require.NoError(t, os.Symlink("file", filepath.Join(dir, "link")))
+	root, err := os.OpenRoot(dir)
+	require.NoError(t, err)
+	defer root.Close()
 	spec := arcbox.ContainerSpec{Mounts: []arcbox.Mount{
+		{Type: arcbox.MountFS, FS: root.FS(), Target: "/dir"}, // as a directory is mounted where the system is not Linux
 		{Type: arcbox.MountFS, FS: fstest.MapFS{"a/b": {Data: []byte("in a map\n")}, "run": {Data: []byte("#!/bin/sh\necho ran\n"), Mode: 0o755}}, Target: "/map"},
 		{Type: arcbox.MountFS, FS: zipped, Target: "/zip"},
 		{Type: arcbox.MountFS, FS: os.DirFS(filepath.Join(t.TempDir(), "none")), Target: "/none"},
 	}}
-	spec.Args = sh("cat /map/a/b; /map/run; ls /map /zip/dir; md5sum < /zip/dir/in-zip; tail -c 5 /zip/dir/in-zip; echo; echo x > /map/new; ls /none")
+	spec.Args = sh("cat /dir/link; cat /map/a/b; /map/run; ls /map /zip/dir; md5sum < /zip/dir/in-zip; tail -c 5 /zip/dir/in-zip; echo; echo x > /map/new; ls /none")
 	spec.User = "1000"
 	res := run(t, rt, spec, arcbox.RunOptions{})
-	want := fmt.Sprintf("in a map\nran\n/map:\na\nrun\n\n/zip/dir:\nin-zip\n%x  -\nbcdef\n", md5.Sum(content))
+	want := fmt.Sprintf("in a directory\nin a map\nran\n/map:\na\nrun\n\n/zip/dir:\nin-zip\n%x  -\nbcdef\n", md5.Sum(content))
 	require.Equal(t, want, res.stdout)
 	require.Contains(t, res.stderr, "Read-only file system")
 	require.Contains(t, res.stderr, "ls: /none")

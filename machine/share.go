@@ -29,7 +29,7 @@ func (m *Machine) Share(ctx context.Context, src share.Source) (id string, relea
 	}
 	id, release, err = m.shares.Add(ctx, src)
 	if errors.Is(err, errs.ErrUnsupported) && src.FS == nil && m.cfg.Driver.Capabilities().Shares {
-		err = fmt.Errorf("%w: here a directory that containers mount has to lie in Config.VM.SharedDir", err)
+		err = fmt.Errorf("%w: here what containers mount has to lie in Config.VM.SharedDir, unless it is a directory that is mounted read-only", err)
 	}
 	return id, release, err
 }

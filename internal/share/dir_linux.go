@@ -1,7 +1,6 @@
 package share
 
 import (
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -169,11 +168,8 @@ func status(err error) fuse.Status {
 
 // checkName refuses what is no name in a directory.
 func checkName(name string) error {
-	switch {
-	case name == "", name == ".", name == "..", strings.ContainsAny(name, "/\x00"):
-		return unix.EINVAL
-	case len(name) > unix.NAME_MAX:
-		return unix.ENAMETOOLONG
+	if code := nameError(name); code != 0 {
+		return unix.Errno(code)
 	}
 	return nil
 }

@@ -47,7 +47,7 @@ func TestLocksHoldOnBothSides(t *testing.T) {
 	for name, flock := range map[string]uint32{"fcntl": 0, "flock": 1} {
 		t.Run(name, func(t *testing.T) {
 			d, path := newDir(t, false)
-			g := newGuest(t, d)
+			g := newGuest(t, newLibrary(d))
 			lock := lockFile(t, g, "file", flock)
 			host := onHost(t, filepath.Join(path, "file"), flock == 1)
 
@@ -96,7 +96,7 @@ func (g *guest) interrupted(msg []byte) syscall.Errno {
 
 func TestLocksEnd(t *testing.T) {
 	d, path := newDir(t, false)
-	g := newGuest(t, d)
+	g := newGuest(t, newLibrary(d))
 	host := onHost(t, filepath.Join(path, "file"), false)
 	whole := onHost(t, filepath.Join(path, "file"), true)
 	lock, flock := lockFile(t, g, "file", 0), lockFile(t, g, "file", 1)

@@ -9,16 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The bounds of what a guest can make a share remember.
-const (
-	maxNodes   = 1 << 19
-	maxHandles = 1 << 14
-	maxLinks   = 8 // names of one file
-)
-
-// rootID is the number of a share's root in the protocol.
-const rootID = 1
-
 // identity tells files apart, also one from another that has got its inode number.
 type identity struct {
 	dev, ino uint64

@@ -85,7 +85,7 @@ func (g *guest) Close() error {
 }
 
 // newGuest returns a guest that has greeted the server.
-func newGuest(t testing.TB, fs fuse.RawFileSystem) *guest {
+func newGuest(t testing.TB, fs backend) *guest {
 	g := &guest{t: t, in: make(chan []byte), out: make(chan []byte), closed: make(chan struct{}), ahead: make(chan api.ReadAhead, 10)}
 	done := make(chan struct{})
 	go func() {
@@ -165,7 +165,7 @@ func newDir(t testing.TB, readOnly bool) (*dir, string) {
 
 func TestConfined(t *testing.T) {
 	d, path := newDir(t, false)
-	g := newGuest(t, d)
+	g := newGuest(t, newLibrary(d))
 	for _, name := range []string{"..", ".", "", "../secret", "up/secret", "sub/../../secret"} {
 		_, errno := g.lookup(rootID, name)
 		require.Equal(t, unix.EINVAL, errno, name)
@@ -209,7 +209,10 @@ func TestReadAhead(t *testing.T) {
 	d, _, err := openDir(path, true)
 	require.NoError(t, err)
 	t.Cleanup(d.close)
-	for _, fs := range []fuse.RawFileSystem{d, newValue(files)} {
+	root, _, err := openRoot(path)
+	require.NoError(t, err)
+	t.Cleanup(root.close)
+	for _, fs := range []backend{newLibrary(d), newValue(files), root.fs} {
 		g := newGuest(t, fs)
 		a, errno := g.lookup(rootID, "a")
 		require.Zero(t, errno)
@@ -228,7 +231,7 @@ func TestReadAhead(t *testing.T) {
 
 func TestUnknownNumbersAreErrors(t *testing.T) {
 	d, _ := newDir(t, false)
-	g := newGuest(t, d)
+	g := newGuest(t, newLibrary(d))
 	file, errno := g.lookup(rootID, "file")
 	require.Zero(t, errno)
 	_, errno = g.call(3, 12345, make([]byte, 16))
@@ -273,7 +276,7 @@ func TestUnknownNumbersAreErrors(t *testing.T) {
 
 func TestReadOnlyIsKeptByTheHost(t *testing.T) {
 	d, path := newDir(t, true)
-	g := newGuest(t, d)
+	g := newGuest(t, newLibrary(d))
 	file, errno := g.lookup(rootID, "file")
 	require.Zero(t, errno)
 	for op, body := range map[uint32][]byte{
@@ -372,12 +375,14 @@ func FuzzServe(f *testing.F) {
 	f.Add(g.message(35, 1, u32(0x42, 0o644, 0, 0), text("x")), g.message(16, 2, u64(1, 5), u32(3, 0), u64(0, 0), []byte("abc")), false)
 	f.Add(g.message(42, 1, u32(1, 0), u64(1, 1)), g.message(47, 2, make([]byte, 56)), true)
 	f.Add(g.message(21, 1, u32(1, 0), text("user.a", "v")), g.message(4, 1, make([]byte, 88)), true)
+	f.Add(g.message(14, 1, u32(0, 0)), g.message(15, 1, u64(2, 0), u32(100, 0), u64(0), u32(0, 0)), false)
+	f.Add(g.message(27, 1, u32(0, 0)), g.message(44, 1, u64(2, 0), u32(300, 0), u64(0), u32(0, 0)), false)
 	f.Add(g.message(opInit, 0, u32(7, 38, 0, 0xffffffff)), g.message(36, 0, u64(1)), true)
 	f.Fuzz(func(t *testing.T, a, b []byte, host bool) {
-		var fs fuse.RawFileSystem
+		var fs backend
 		if host {
 			d, path := newDir(t, false)
-			fs = d
+			fs = newLibrary(d)
 			defer func() {
 				b, err := os.ReadFile(filepath.Join(path, "..", "secret"))
 				require.NoError(t, err)

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 	"sync"
 
@@ -23,6 +24,41 @@ type Source struct {
 	Path     string // absolute
 	ReadOnly bool   // of a path
 	FS       fs.FS  // in place of Path; it is read only
+}
+
+// served is a file system that can be served once.
+type served struct {
+	fs    backend
+	close func() // may be called again
+}
+
+// openSource opens what is shared. file tells that its root is a regular file. A path that cannot be opened is ErrInvalid.
+func openSource(src Source) (f *served, file bool, err error) {
+	if src.FS != nil {
+		v := newValue(src.FS)
+		return &served{v, v.close}, false, nil
+	}
+	f, file, err = openPath(src)
+	if err != nil && !errors.Is(err, errs.ErrUnsupported) {
+		err = fmt.Errorf("%w: %w", errs.ErrInvalid, err)
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("share %q: %w", src.Path, err)
+	}
+	return f, file, nil
+}
+
+// openRoot opens a directory of the host as a file system that is read only and confined by os.Root, on any system.
+func openRoot(path string) (*served, bool, error) {
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, false, err
+	}
+	v := newValue(root.FS())
+	return &served{v, func() {
+		v.close()
+		root.Close()
+	}}, false, nil
 }
 
 // Stream carries messages as frames of kind FrameFuse. Send is called by many goroutines, Recv by one.
@@ -173,7 +209,7 @@ func (s *Set) start(ctx context.Context, h *share) {
 	h.stream = stream
 	s.wg.Go(func() {
 		defer f.close()
-		f.serve(stream)
+		serve(f.fs, stream)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.drop(h) // the next who asks gets another one

@@ -4,16 +4,22 @@ package share
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 )
 
-type served struct{}
-
-func (*served) serve(Stream) {}
-func (*served) close()       {}
-
-// openSource is there on Linux only: the library for the protocol has the structures of the system it is built for.
-func openSource(Source) (*served, bool, error) {
-	return nil, false, fmt.Errorf("share files with a guest from this system: %w", errs.ErrUnsupported)
+// openPath opens a directory of the host, which is read only: what writes has the structures and the calls of Linux.
+func openPath(src Source) (*served, bool, error) {
+	st, err := os.Stat(src.Path)
+	switch {
+	case err != nil:
+		return nil, false, err
+	case !src.ReadOnly || !st.IsDir():
+		return nil, false, fmt.Errorf("%w: from this system directories are shared, read-only", errs.ErrUnsupported)
+	}
+	return openRoot(src.Path)
 }
+
+// hostError is the number of an error of the host's system in the guest. They are not the same.
+func hostError(error) errno { return eIO }

@@ -4,11 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
-	"log/slog"
 	"sync"
-
-	"github.com/hanwen/go-fuse/v2/fuse"
-	"golang.org/x/sys/unix"
 
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 )
@@ -22,28 +18,70 @@ const (
 	maxInFlight = 64
 	// maxWaiting bounds those that wait for a lock, beside them.
 	maxWaiting = 1 << 10
-	// killPriv lets the guest's kernel write without asking for attributes each time: programs do not change their user on
-	// a share.
-	killPriv = 1 << 28
 )
 
 // The header of a request: length, operation, number, node, user, group, process, two more.
 const headerSize = 40
 
-// The operations that are looked at before the library parses them.
+// The operations of the protocol.
 const (
+	opLookup      = 1
 	opForget      = 2
+	opGetAttr     = 3
+	opSetAttr     = 4
 	opReadlink    = 5
+	opSymlink     = 6
+	opMknod       = 8
+	opMkdir       = 9
+	opUnlink      = 10
+	opRmdir       = 11
+	opRename      = 12
+	opLink        = 13
+	opOpen        = 14
+	opRead        = 15
 	opWrite       = 16
+	opStatFS      = 17
+	opRelease     = 18
+	opFsync       = 20
+	opSetXAttr    = 21
+	opGetXAttr    = 22
+	opListXAttr   = 23
+	opRemoveXAttr = 24
+	opFlush       = 25
 	opInit        = 26
+	opOpenDir     = 27
+	opReadDir     = 28
+	opReleaseDir  = 29
+	opFsyncDir    = 30
+	opGetLk       = 31
+	opSetLk       = 32
 	opSetLkWait   = 33
+	opAccess      = 34
+	opCreate      = 35
 	opInterrupt   = 36
+	opDestroy     = 38
 	opBatchForget = 42
+	opFallocate   = 43
+	opReadDirPlus = 44
+	opRename2     = 45
+	opLseek       = 46
+	opCopy        = 47
 )
+
+// backend is a file system that is served.
+type backend interface {
+	// handle works on a message that check has passed, and writes the reply, if there is one, to out, which has room for
+	// it. ok is false where that cannot be.
+	handle(msg, out []byte) (n int, ok bool)
+	// onAhead sets who tells the guest to read a directory. It is called before handle.
+	onAhead(aheadFunc)
+	// end makes those calls of handle return that wait for something: there are no more.
+	end()
+}
 
 // server answers the messages of one share.
 type server struct {
-	ps     *fuse.ProtocolServer
+	fs     backend
 	stream Stream
 	slots  chan struct{}
 	waits  chan struct{}
@@ -51,23 +89,11 @@ type server struct {
 }
 
 // serve answers messages until the stream ends, and returns when nothing of it is left.
-func serve(fs fuse.RawFileSystem, stream Stream) {
-	s := &server{
-		ps: fuse.NewProtocolServer(fs, &fuse.MountOptions{
-			MaxWrite: maxWrite, MaxReadAhead: maxWrite, MaxBackground: maxInFlight, DisableSplice: true, Logger: slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo),
-			EnableLocks:       true,
-			ExtraCapabilities: fuse.CAP_ASYNC_DIO | killPriv,
-			PanicHandler:      func(any) fuse.Status { return fuse.EIO },
-		}),
-		stream: stream, slots: make(chan struct{}, maxInFlight), waits: make(chan struct{}, maxWaiting),
-	}
-	if f, ok := fs.(interface{ onAhead(aheadFunc) }); ok {
-		f.onAhead(s.ahead)
-	}
+func serve(fs backend, stream Stream) {
+	s := &server{fs: fs, stream: stream, slots: make(chan struct{}, maxInFlight), waits: make(chan struct{}, maxWaiting)}
+	fs.onAhead(s.ahead)
 	defer s.wg.Wait()
-	if f, ok := fs.(interface{ end() }); ok {
-		defer f.end()
-	}
+	defer fs.end()
 	defer stream.Close()
 	for {
 		kind, msg, err := stream.Recv()
@@ -88,9 +114,9 @@ func (s *server) ahead(a api.ReadAhead) {
 
 // take works on a message: those whose order matters at once, the others at the side.
 func (s *server) take(msg []byte) {
-	size, errno := check(msg)
-	if errno != 0 {
-		s.refuse(msg, errno)
+	size, code := check(msg)
+	if code != 0 {
+		s.refuse(msg, code)
 		return
 	}
 	switch binary.LittleEndian.Uint32(msg[4:]) {
@@ -101,7 +127,7 @@ func (s *server) take(msg []byte) {
 		select {
 		case s.waits <- struct{}{}:
 		default:
-			s.refuse(msg, unix.ENOLCK)
+			s.refuse(msg, eNOLCK)
 			return
 		}
 		s.wg.Go(func() {
@@ -122,7 +148,7 @@ func (s *server) answer(msg []byte, size int) {
 	out := make([]byte, size)
 	n, ok := s.handle(msg, out)
 	if !ok {
-		s.refuse(msg, unix.EIO)
+		s.refuse(msg, eIO)
 		return
 	}
 	if n > 0 && s.stream.Send(api.FrameFuse, out[:n]) != nil {
@@ -130,20 +156,18 @@ func (s *server) answer(msg []byte, size int) {
 	}
 }
 
-// handle lets the library work on a message. What it, or a caller's file system, makes of a message must not end the
-// program.
+// handle lets the file system work on a message. What it makes of one must not end the program.
 func (s *server) handle(msg, out []byte) (n int, ok bool) {
 	defer func() {
 		if recover() != nil {
 			n, ok = 0, false
 		}
 	}()
-	n, st := s.ps.HandleRequest([][]byte{msg}, [][]byte{out})
-	return n, st == fuse.OK
+	return s.fs.handle(msg, out)
 }
 
 // refuse answers a message with an error, where it says what number it has.
-func (s *server) refuse(msg []byte, errno unix.Errno) {
+func (s *server) refuse(msg []byte, code errno) {
 	if len(msg) < 16 {
 		s.stream.Close() // the peer does not speak the protocol
 		return
@@ -153,7 +177,7 @@ func (s *server) refuse(msg []byte, errno unix.Errno) {
 		return // nobody waits
 	}
 	out := binary.LittleEndian.AppendUint32(nil, 16)
-	out = binary.LittleEndian.AppendUint32(out, uint32(-int32(errno)))
+	out = binary.LittleEndian.AppendUint32(out, uint32(-int32(code)))
 	out = append(out, msg[8:16]...)
 	if s.stream.Send(api.FrameFuse, out) != nil {
 		s.stream.Close()
@@ -161,41 +185,41 @@ func (s *server) refuse(msg []byte, errno unix.Errno) {
 }
 
 // check tells whether the library can parse a message, and how long its reply can be.
-func check(msg []byte) (size int, errno unix.Errno) {
+func check(msg []byte) (size int, code errno) {
 	if len(msg) < headerSize || uint64(binary.LittleEndian.Uint32(msg)) != uint64(len(msg)) || len(msg) > maxWrite+4096 {
-		return 0, unix.EINVAL
+		return 0, eINVAL
 	}
 	if binary.LittleEndian.Uint16(msg[36:]) != 0 { // extensions, which nobody has agreed on
-		return 0, unix.EINVAL
+		return 0, eINVAL
 	}
 	op := binary.LittleEndian.Uint32(msg[4:])
 	f, ok := formOf(op)
 	if !ok {
-		return 0, unix.ENOSYS
+		return 0, eNOSYS
 	}
 	body := msg[headerSize:]
 	if len(body) < f.input || bytes.Count(body[f.input:], []byte{0}) < f.names {
-		return 0, unix.EINVAL
+		return 0, eINVAL
 	}
 	size = 512
 	if op == opReadlink {
-		size += unix.PathMax
+		size += pathMax
 	}
 	if f.sized >= 0 {
 		n := binary.LittleEndian.Uint32(body[f.sized:])
 		if n > maxWrite {
-			return 0, unix.EINVAL
+			return 0, eINVAL
 		}
 		size += int(n)
 	}
 	switch op {
 	case opInit:
 		if binary.LittleEndian.Uint32(body) != 7 || binary.LittleEndian.Uint32(body[4:]) < 31 {
-			return 0, unix.EPROTO
+			return 0, ePROTO
 		}
 	case opWrite:
 		if uint64(binary.LittleEndian.Uint32(body[16:])) != uint64(len(body)-f.input) {
-			return 0, unix.EINVAL
+			return 0, eINVAL
 		}
 	}
 	return size, 0
@@ -211,41 +235,41 @@ type form struct {
 // formOf returns the form of an operation. One that is not there is not supported: ioctl, and what is newer than all that.
 func formOf(op uint32) (form, bool) {
 	switch op {
-	case 5, 17, 38: // readlink, statfs, destroy
+	case opReadlink, opStatFS, opDestroy:
 		return form{0, 0, -1}, true
-	case 1, 10, 11, 24: // lookup, unlink, rmdir, removexattr
+	case opLookup, opUnlink, opRmdir, opRemoveXAttr:
 		return form{0, 1, -1}, true
-	case 6: // symlink
+	case opSymlink:
 		return form{0, 2, -1}, true
-	case opForget, opInterrupt, opBatchForget, 14, 27, 34: // open, opendir, access
+	case opForget, opInterrupt, opBatchForget, opOpen, opOpenDir, opAccess:
 		return form{8, 0, -1}, true
-	case 9, 13, 21: // mkdir, link, setxattr
+	case opMkdir, opLink, opSetXAttr:
 		return form{8, 1, -1}, true
-	case 12: // rename
+	case opRename:
 		return form{8, 2, -1}, true
-	case 22: // getxattr
+	case opGetXAttr:
 		return form{8, 1, 0}, true
-	case 23: // listxattr
+	case opListXAttr:
 		return form{8, 0, 0}, true
-	case 3, 20, 30, opInit: // getattr, fsync, fsyncdir
+	case opGetAttr, opFsync, opFsyncDir, opInit:
 		return form{16, 0, -1}, true
-	case 8, 35: // mknod, create
+	case opMknod, opCreate:
 		return form{16, 1, -1}, true
-	case 45: // rename2
+	case opRename2:
 		return form{16, 2, -1}, true
-	case 18, 25, 29, 46: // release, flush, releasedir, lseek
+	case opRelease, opFlush, opReleaseDir, opLseek:
 		return form{24, 0, -1}, true
-	case 43: // fallocate
+	case opFallocate:
 		return form{32, 0, -1}, true
-	case 15, 28, 44: // read, readdir, readdirplus
+	case opRead, opReadDir, opReadDirPlus:
 		return form{40, 0, 16}, true
-	case 31, 32, opSetLkWait: // getlk, setlk
+	case opGetLk, opSetLk, opSetLkWait:
 		return form{48, 0, -1}, true
 	case opWrite:
 		return form{40, 0, -1}, true
-	case 47: // copy_file_range
+	case opCopy:
 		return form{56, 0, -1}, true
-	case 4: // setattr
+	case opSetAttr:
 		return form{88, 0, -1}, true
 	}
 	return form{}, false
