@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"iter"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -11,6 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/arcboxlabs/arcbox-go"
+	"github.com/arcboxlabs/arcbox-go/agent"
+	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/event"
 )
 
@@ -76,10 +80,20 @@ func TestNamedMachines(t *testing.T) {
 	_, err = rt.MachineConsole(ctx, "lab")
 	require.ErrorIs(t, err, arcbox.ErrConflict)
 	require.ErrorIs(t, rt.RemoveMachine(ctx, "lab", arcbox.RemoveMachineOptions{}), arcbox.ErrInUse)
+	info, err = rt.UpdateMachine(ctx, "lab", arcbox.UpdateMachineOptions{CPUs: 2, Memory: 384 << 20})
+	require.NoError(t, err)
+	require.Equal(t, 2, info.CPUs)
 	require.NoError(t, rt.Close())
 
 	rt = newRuntime(t, cfg)
 	require.Contains(t, again(t, rt, "c"), "2\n", "what it wrote before")
+	var shape bytes.Buffer
+	look := arcbox.MachineExecSpec{Image: "busybox:test", Args: sh("nproc; free -m | awk '/Mem/ {print ($2 < 384 && $2 > 256)}'")}
+	p, err = rt.ExecMachine(ctx, "lab", look, arcbox.RunOptions{Stdout: &shape})
+	require.NoError(t, err)
+	_, err = p.Wait(ctx)
+	require.NoError(t, err)
+	require.Equal(t, "2\n1\n", shape.String(), "as it was updated")
 	require.NoError(t, rt.RemoveMachine(ctx, "lab", arcbox.RemoveMachineOptions{Force: true}))
 	_, err = rt.InspectContainer(ctx, "c")
 	require.ErrorIs(t, err, arcbox.ErrNotFound)
@@ -110,16 +124,91 @@ func TestHoldsKeepMachines(t *testing.T) {
 	eventOf(t, events, event.MachineStopped)
 
 	loadBusybox(t, rt)
-	spec := arcbox.MachineExecSpec{Image: "busybox:test", Args: sh("read line; echo $line")}
-	in, typed := io.Pipe()
-	var out bytes.Buffer
-	p, err := rt.ExecMachine(ctx, arcbox.DefaultMachine, spec, arcbox.RunOptions{Stdin: in, Stdout: &out})
-	require.NoError(t, err)
-	_, err = io.WriteString(typed, "still here\n")
+	spec := arcbox.ContainerSpec{Image: "busybox:test", Args: sh("head -c 4000000 /dev/zero > /zeros; echo one; echo two"), Name: "done"}
+	p, err := rt.RunContainer(ctx, spec, arcbox.RunOptions{})
 	require.NoError(t, err)
 	_, err = p.Wait(ctx)
 	require.NoError(t, err)
-	require.NoError(t, typed.Close())
-	require.Equal(t, "still here\n", out.String())
 	eventOf(t, events, event.MachineStopped)
+	for what, busy := range map[string]func(*testing.T, *arcbox.Runtime) (end func()){
+		"a hold": holding, "a dial": dialed, "an exec in a machine": typing, "a reader of logs": readingLogs, "a copy": copying,
+	} {
+		t.Run(what, func(t *testing.T) {
+			end := busy(t, rt)
+			release, err := rt.HoldMachine(ctx, arcbox.DefaultMachine)
+			require.NoError(t, err)
+			info, err := rt.InspectMachine(ctx, arcbox.DefaultMachine)
+			require.NoError(t, err)
+			release() // which would stop it
+			end()
+			eventOf(t, events, event.MachineStopped)
+			again, err := rt.InspectMachine(ctx, arcbox.DefaultMachine)
+			require.NoError(t, err)
+			require.Equal(t, info.Started, again.Started, "it was not stopped meanwhile")
+		})
+	}
+}
+
+func holding(t *testing.T, rt *arcbox.Runtime) (end func()) {
+	release, err := rt.HoldMachine(testContext(t), arcbox.DefaultMachine)
+	require.NoError(t, err)
+	return release
+}
+
+// dialed opens a connection to the agent of the default machine, which answers when the end comes.
+func dialed(t *testing.T, rt *arcbox.Runtime) (end func()) {
+	ctx := testContext(t)
+	conn, err := rt.DialMachine(ctx, arcbox.DefaultMachine, api.Port)
+	require.NoError(t, err)
+	return func() {
+		rep, err := agent.New(func(context.Context) (net.Conn, error) { return conn, nil }).Ping(ctx)
+		require.NoError(t, err)
+		require.NotEmpty(t, rep.Kernel)
+	}
+}
+
+// typing executes a command in the default machine, which reads its input when the end comes.
+func typing(t *testing.T, rt *arcbox.Runtime) (end func()) {
+	ctx := testContext(t)
+	in, typed := io.Pipe()
+	var out bytes.Buffer
+	p, err := rt.ExecMachine(ctx, arcbox.DefaultMachine, arcbox.MachineExecSpec{Image: "busybox:test", Args: sh("read line; echo $line")},
+		arcbox.RunOptions{Stdin: in, Stdout: &out})
+	require.NoError(t, err)
+	return func() {
+		_, err = io.WriteString(typed, "still here\n")
+		require.NoError(t, err)
+		require.NoError(t, typed.Close())
+		_, err = p.Wait(ctx)
+		require.NoError(t, err)
+		require.Equal(t, "still here\n", out.String())
+	}
+}
+
+// readingLogs reads the first line of a log, and the others when the end comes.
+func readingLogs(t *testing.T, rt *arcbox.Runtime) (end func()) {
+	next, stop := iter.Pull2(rt.ContainerLogs(testContext(t), "done", arcbox.LogsOptions{}))
+	e, err, ok := next()
+	require.True(t, ok)
+	require.NoError(t, err)
+	require.Equal(t, "one\n", string(e.Line))
+	return func() {
+		e, err, ok := next()
+		require.True(t, ok)
+		require.NoError(t, err)
+		require.Equal(t, "two\n", string(e.Line))
+		stop()
+	}
+}
+
+// copying copies a large file from a container, whose reader reads when the end comes.
+func copying(t *testing.T, rt *arcbox.Runtime) (end func()) {
+	r, err := rt.ExportContainer(testContext(t), "done")
+	require.NoError(t, err)
+	return func() {
+		n, err := io.Copy(io.Discard, r)
+		require.NoError(t, err)
+		require.Greater(t, n, int64(4000000))
+		require.NoError(t, r.Close())
+	}
 }

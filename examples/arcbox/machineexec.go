@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/term"
 
 	"github.com/arcboxlabs/arcbox-go"
 )
@@ -58,10 +59,10 @@ func (c *cli) machineShell() *cobra.Command {
 	v := visit{stdin: true}
 	cmd := &cobra.Command{
 		Use:   "shell [flags] MACHINE",
-		Short: "Open a shell in a machine itself: machine exec -it MACHINE sh",
+		Short: "Open a shell in a machine itself: machine exec -it MACHINE sh; without a terminal it reads a script",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			v.spec.Args, v.spec.TTY = []string{"sh"}, true
+			v.spec.Args, v.spec.TTY = []string{"sh"}, term.IsTerminal(int(c.in.Fd()))
 			return c.visit(cmd.Context(), args[0], v)
 		},
 	}

@@ -27,7 +27,7 @@ arcbox that has started it, so start, stop and the like are for "arcbox shell". 
 	}
 	m.AddCommand(
 		c.machineCreate(), c.machineList(), c.machineInspect(), c.machineRemove(), c.machineSnapshot(), c.machineConsole(),
-		c.machineExec(), c.machineShell(),
+		c.machineUpdate(), c.machineExec(), c.machineShell(),
 		c.machineVerb("start", "Start machines (in arcbox shell)", (*arcbox.Runtime).StartMachine),
 		c.machineVerb("stop", "Power machines off (in arcbox shell)", (*arcbox.Runtime).StopMachine),
 		c.machineVerb("restart", "Power machines off and start them (in arcbox shell)", (*arcbox.Runtime).RestartMachine),
@@ -47,11 +47,7 @@ func (c *cli) machineCreate() *cobra.Command {
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			spec.Name, spec.Memory, spec.Disk = args[0], memory<<20, disk<<30
-			spec.Labels = make(map[string]string)
-			for _, l := range labels {
-				k, v, _ := strings.Cut(l, "=")
-				spec.Labels[k] = v
-			}
+			spec.Labels = labelsOf(labels)
 			return c.withRuntime(nil, func(rt *arcbox.Runtime) error {
 				info, err := rt.CreateMachine(cmd.Context(), spec)
 				if err == nil {
@@ -68,6 +64,45 @@ func (c *cli) machineCreate() *cobra.Command {
 	f.StringArrayVarP(&labels, "label", "l", nil, "label `KEY=VALUE`")
 	f.BoolVar(&spec.Forkable, "forkable", false, "let machine snapshot save it")
 	f.StringVar(&spec.Snapshot, "snapshot", "", "go on from a `snapshot`, with its containers")
+	return cmd
+}
+
+// labelsOf are the labels of flags KEY=VALUE.
+func labelsOf(flags []string) map[string]string {
+	labels := make(map[string]string, len(flags))
+	for _, l := range flags {
+		k, v, _ := strings.Cut(l, "=")
+		labels[k] = v
+	}
+	return labels
+}
+
+func (c *cli) machineUpdate() *cobra.Command {
+	var opts arcbox.UpdateMachineOptions
+	var memory int64
+	var labels []string
+	cmd := &cobra.Command{
+		Use:   "update [flags] NAME",
+		Short: "Change what a machine has from its next start on",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opts.Memory = memory << 20
+			if labels != nil {
+				opts.Labels = labelsOf(labels)
+			}
+			return c.withRuntime(nil, func(rt *arcbox.Runtime) error {
+				info, err := rt.UpdateMachine(cmd.Context(), args[0], opts)
+				if err == nil {
+					fmt.Fprintln(c.out, info.Name)
+				}
+				return err
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.IntVar(&opts.CPUs, "processors", 0, "virtual processors (default: as they are)")
+	f.Int64Var(&memory, "size", 0, "memory in `MiB` (default: as it is)")
+	f.StringArrayVarP(&labels, "label", "l", nil, "label `KEY=VALUE`, in place of all that it has")
 	return cmd
 }
 

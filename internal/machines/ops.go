@@ -296,7 +296,7 @@ func (m *Manager[T]) Remove(ctx context.Context, name string, force bool, gone f
 		return fmt.Errorf("remove machine %s: %w: the default machine cannot be removed; stop it, or remove its containers", name, errs.ErrConflict)
 	}
 	if st := e.sup.State(); !force && st != lifecycle.Stopped && st != lifecycle.Failed {
-		return fmt.Errorf("remove machine %s: %w: it is %s: stop it first, or force the removal", name, errs.ErrConflict, st)
+		return fmt.Errorf("remove machine %s: %w: it runs: stop it first, or force the removal", name, errs.ErrConflict)
 	}
 	if err := e.sup.Stop(ctx); err != nil && (errors.Is(err, errs.ErrClosed) || ctx.Err() != nil) {
 		return err
