@@ -274,29 +274,29 @@ func (m *Manager) restoreVolumes(i Info) {
 // openMounts makes the guest's mounts. What is shared is there until unshare is called.
 func openMounts(ctx context.Context, mach Machine, points []MountPoint) (mounts []api.Mount, unshare func(), err error) {
 	var undo []func()
-	unshare = sync.OnceFunc(func() {
+	release := sync.OnceFunc(func() {
 		for _, f := range undo {
 			f()
 		}
 	})
 	defer func() {
 		if err != nil {
-			unshare()
+			release()
 		}
 	}()
 	for _, p := range points {
 		m := api.Mount{Kind: api.MountVolume, Source: p.VolumeID, SubPath: p.SubPath, Target: p.Target, ReadOnly: p.ReadOnly, NoCopy: p.NoCopy}
 		if p.Type != MountVolume {
-			id, release, err := p.open(ctx, mach)
+			id, done, err := p.open(ctx, mach)
 			if err != nil {
 				return nil, nil, fmt.Errorf("mount on %s: %w", p.Target, err)
 			}
-			undo = append(undo, release)
+			undo = append(undo, done)
 			m.Kind, m.Source = api.MountShare, id
 		}
 		mounts = append(mounts, m)
 	}
-	return mounts, unshare, nil
+	return mounts, release, nil
 }
 
 // open makes what is mounted available in the guest.
