@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -126,7 +127,7 @@ func atRest(t *testing.T, rt *arcbox.Runtime) possessions {
 }
 
 // hammer is one container's life, in which a context may end at any moment.
-func hammer(rt *arcbox.Runtime, rnd *rand.Rand) error {
+func hammer(rt *arcbox.Runtime, dir string, rnd *rand.Rand) error {
 	base, cancelBase := context.WithTimeout(context.Background(), testTimeout)
 	defer cancelBase()
 	ctx, cancel := base, context.CancelFunc(func() {})
@@ -143,6 +144,11 @@ func hammer(rt *arcbox.Runtime, rnd *rand.Rand) error {
 		spec.Restart.Name = arcbox.RestartAlways
 		spec.AutoRemove = false
 	}
+	if rnd.IntN(2) == 0 {
+		spec.Ports = []arcbox.PortMapping{{ContainerPort: 80}}
+		spec.Sockets = []arcbox.SocketMapping{{HostPath: filepath.Join(dir, fmt.Sprint(rnd.Uint32())), ContainerPath: "/none"}}
+		spec.Mounts = []arcbox.Mount{{Type: arcbox.MountSocket, Target: "/run/s", Dial: func(ctx context.Context) (net.Conn, error) { return nil, ctx.Err() }}}
+	}
 	var out strings.Builder
 	p, err := rt.RunContainer(ctx, spec, arcbox.RunOptions{Stdout: &out, Stderr: &out})
 	if err != nil {
@@ -154,7 +160,7 @@ func hammer(rt *arcbox.Runtime, rnd *rand.Rand) error {
 		defer cancel()
 	}
 	var errs []error
-	switch rnd.IntN(6) {
+	switch rnd.IntN(7) {
 	case 0:
 		_, err = p.Wait(ctx)
 	case 1:
@@ -169,6 +175,11 @@ func hammer(rt *arcbox.Runtime, rnd *rand.Rand) error {
 		err = rt.CopyLogs(ctx, id, nil, nil, arcbox.LogsOptions{Follow: true, Tail: 1})
 	case 5:
 		_, err = rt.ContainerStats(ctx, id)
+	case 6:
+		var c net.Conn
+		if c, err = rt.Dial(ctx, id, "unix", "/none"); err == nil {
+			c.Close()
+		}
 	}
 	errs = append(errs, err)
 	if err := rt.RemoveContainer(base, id, arcbox.RemoveOptions{Force: true}); err != nil && !errors.Is(err, arcbox.ErrNotFound) {
@@ -180,7 +191,7 @@ func hammer(rt *arcbox.Runtime, rnd *rand.Rand) error {
 // TestHammer lets 16 goroutines make, start, use and remove containers, with contexts that end at any moment, and looks
 // for what is left of them, in the guest as well as here.
 func TestHammer(t *testing.T) {
-	rt := shared.get(t)
+	rt, dir := shared.get(t), t.TempDir()
 	lives := func(n int) {
 		var wg sync.WaitGroup
 		left := make(chan uint64, n)
@@ -191,7 +202,7 @@ func TestHammer(t *testing.T) {
 		for range 16 {
 			wg.Go(func() {
 				for seed := range left {
-					err := hammer(rt, rand.New(rand.NewPCG(seed, 7)))
+					err := hammer(rt, dir, rand.New(rand.NewPCG(seed, 7)))
 					for _, must := range []error{arcbox.ErrUnavailable, arcbox.ErrCorrupt, arcbox.ErrInvalid} {
 						if errors.Is(err, must) {
 							t.Errorf("life %d: %v", seed, err)

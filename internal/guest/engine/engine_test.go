@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -82,6 +83,26 @@ func TestCheckCreate(t *testing.T) {
 			require.ErrorIs(t, engine.CheckCreate(req), errs.ErrInvalid)
 		})
 	}
+}
+
+func FuzzCheckDial(f *testing.F) {
+	for network, address := range map[string]string{"tcp": "127.0.0.1:80", "tcp6": "[::1]:80", "unix": "/run/s", "tcp4": "x:0"} {
+		f.Add(network, address)
+	}
+	f.Add("unix", "@name")
+	f.Fuzz(func(t *testing.T, network, address string) {
+		if err := engine.CheckDial(api.DialRequest{Network: network, Address: address}); err != nil {
+			require.ErrorIs(t, err, errs.ErrInvalid)
+			return
+		}
+		require.NotContains(t, address, "\x00")
+		if network == "unix" {
+			require.True(t, address[0] == '/' && len(address) < 4096 || address[0] == '@' && len(address) <= 107)
+			return
+		}
+		_, err := netip.ParseAddrPort(address)
+		require.NoError(t, err)
+	})
 }
 
 func FuzzCheckCreate(f *testing.F) {
