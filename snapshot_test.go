@@ -58,7 +58,8 @@ func requireAllNeeded(t testing.TB, rt *arcbox.Runtime) {
 // ask fetches a file from the server that containers call "server".
 const ask = "timeout 60 wget -q -O - http://server/f"
 
-// startShop starts a server, with state in memory, on disk and in a volume, and a client that knows it by name.
+// startShop starts a server, with state in memory, on disk and in a volume, and a client that knows it by name and has a
+// directory of the host.
 func startShop(t testing.TB, rt *arcbox.Runtime) {
 	t.Helper()
 	ctx := testContext(t)
@@ -72,11 +73,14 @@ func startShop(t testing.TB, rt *arcbox.Runtime) {
 	}
 	_, err = rt.RunContainer(ctx, spec, arcbox.RunOptions{})
 	require.NoError(t, err)
-	spec = arcbox.ContainerSpec{Name: "client", Image: "busybox:test", Networks: shop, Args: sh("exec sleep 1000"), Labels: map[string]string{"from": "parent"}}
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "f"), []byte("of the host\n"), 0o644))
+	spec = arcbox.ContainerSpec{Name: "client", Image: "busybox:test", Networks: shop, Args: sh("exec sleep 1000"), Labels: map[string]string{"from": "parent"}, Mounts: onHost(dir)}
 	_, err = rt.RunContainer(ctx, spec, arcbox.RunOptions{})
 	require.NoError(t, err)
 	require.NoError(t, rt.WaitFor(ctx, "server", arcbox.ForListeningPort(80)))
 	require.Equal(t, "one", output(t, rt, "client", ask))
+	require.Equal(t, "of the host", output(t, rt, "client", "cat /s/f"))
 }
 
 // changeChild finds what the shop had in a fork of its machine, and changes it there.
@@ -90,6 +94,9 @@ func changeChild(t testing.TB, rt *arcbox.Runtime, name string) {
 	}
 	if got := output(t, rt, "client-"+name, ask); got != "one" {
 		t.Errorf("by name, in the child: %s", got)
+	}
+	if got := output(t, rt, "client-"+name, "cat /s/f 2>/dev/null || echo error"); got != "error" {
+		t.Errorf("the parent's share, in the child: %s", got)
 	}
 	output(t, rt, c, "echo "+name+" > /f; echo "+name+" > /mem/f; echo "+name+" > /data/f; sync")
 	if got := output(t, rt, c, "echo $(cat /f /mem/f)"); got != name+" "+name {
@@ -188,6 +195,8 @@ func TestForkOfAMachineWithContainers(t *testing.T) {
 	// A child's container is one like others, and a child boots later like others.
 	require.NoError(t, rt.StopContainer(ctx, "server-child1", arcbox.StopOptions{Timeout: new(time.Duration)}))
 	require.NoError(t, rt.StartContainer(ctx, "server-child1"))
+	require.NoError(t, rt.RestartContainer(ctx, "client-child1", arcbox.StopOptions{Timeout: new(time.Duration)}))
+	require.Equal(t, "of the host", output(t, rt, "client-child1", "cat /s/f"), "the child has a share of its own by then")
 	require.NoError(t, rt.StopMachine(ctx, "child0"))
 	require.NoError(t, rt.RemoveSnapshot(ctx, "warm"))
 	require.NoError(t, rt.StartMachine(ctx, "child0"))
