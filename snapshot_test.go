@@ -182,6 +182,12 @@ func TestForkOfAMachineWithContainers(t *testing.T) {
 	require.Equal(t, "parent parent", output(t, rt, "server", "echo $(cat /f /mem/f)"))
 	require.Equal(t, "parent", output(t, rt, "client", ask))
 	require.Equal(t, "parent", fetch(t, rt, "server", "/f"))
+	output(t, rt, "server-child0", "echo more > /data/more; sync")
+	for machine, files := range map[string]int64{arcbox.DefaultMachine: 1, "child0": 2} {
+		v, err := rt.InspectVolume(ctx, "data", arcbox.InspectVolumeOptions{Usage: true, Machine: machine})
+		require.NoError(t, err)
+		require.Equal(t, files, v.Usage.Files, machine)
+	}
 	n, err := rt.InspectNetwork(ctx, "shop-child0")
 	require.NoError(t, err)
 	require.Len(t, n.Members, 2)

@@ -74,6 +74,9 @@ func (r *Runtime) ListVolumes(ctx context.Context, opts ListVolumesOptions) ([]V
 // InspectVolumeOptions tunes InspectVolume. The zero value works.
 type InspectVolumeOptions struct {
 	Usage bool // find out how much there is in it, for which the machine is started
+	// Machine is the one whose data is looked at: each machine in which a container has mounted the volume has its own. "" is
+	// the default machine.
+	Machine string
 }
 
 // InspectVolume returns the record of one volume.
@@ -84,7 +87,11 @@ func (r *Runtime) InspectVolume(ctx context.Context, name string, opts InspectVo
 		if err != nil || !opts.Usage {
 			return out, err
 		}
-		a, release, err := r.volumeAgent(ctx)
+		machine := opts.Machine
+		if machine == "" {
+			machine = DefaultMachine
+		}
+		a, release, err := r.volumeAgent(ctx, machine)
 		if err != nil {
 			return out, err
 		}
@@ -126,7 +133,7 @@ func (r *Runtime) PruneVolumes(ctx context.Context, opts PruneVolumesOptions) ([
 	})
 }
 
-// ExportVolume writes what is in a volume to w, as a tar archive with owners, modes, times, links and attributes. A
+// ExportVolume writes what the default machine has in a volume to w, as a tar archive with owners, modes, times, links and attributes. A
 // container may write to the volume meanwhile, and its changes may be in the archive or not. The machine is started where
 // it does not run.
 func (r *Runtime) ExportVolume(ctx context.Context, name string, w io.Writer) error {
@@ -159,7 +166,7 @@ func (r *Runtime) withVolume(ctx context.Context, op, name string, do func(conte
 		if err != nil {
 			return err
 		}
-		a, release, err := r.volumeAgent(ctx)
+		a, release, err := r.volumeAgent(ctx, DefaultMachine)
 		if err != nil {
 			return err
 		}
@@ -168,9 +175,9 @@ func (r *Runtime) withVolume(ctx context.Context, op, name string, do func(conte
 	})
 }
 
-// volumeAgent returns the agent of the machine that has the volumes, which is started where it does not run.
-func (r *Runtime) volumeAgent(ctx context.Context) (*agent.Client, func(), error) {
-	m, release, err := r.machines.Acquire(ctx, DefaultMachine)
+// volumeAgent returns the agent of a machine that has data of volumes, which is started where it does not run.
+func (r *Runtime) volumeAgent(ctx context.Context, machine string) (*agent.Client, func(), error) {
+	m, release, err := r.machines.Acquire(ctx, machine)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -100,6 +100,7 @@ func (c *cli) volumeInspect() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&opts.Usage, "size", "s", false, "find out how much there is in them, in a machine")
+	cmd.Flags().StringVar(&opts.Machine, "machine", "", "of which `machine` --size looks at the data (default: the default one)")
 	return cmd
 }
 
