@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/arcboxlabs/arcbox-go"
 	"github.com/arcboxlabs/arcbox-go/internal/image/imagetest"
@@ -188,8 +187,7 @@ func killVictim(t *testing.T, p *promises, args []string, at string, after time.
 		}
 	}
 	<-time.After(after)
-	children := pidfds(t, cmd.Process.Pid)
-	require.NoError(t, cmd.Process.Kill())
+	killTree(t, cmd)
 	rest, err := io.ReadAll(lines) // what it has said before it died
 	require.NoError(t, err)
 	for line := range bytes.Lines(rest) {
@@ -198,11 +196,6 @@ func killVictim(t *testing.T, p *promises, args []string, at string, after time.
 		}
 	}
 	require.Error(t, cmd.Wait())
-	for _, fd := range children {
-		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(testTimeout.Milliseconds()))
-		require.NoError(t, err, "the child has ended")
-		require.NoError(t, unix.Close(fd))
-	}
 }
 
 // checkKept starts a container that has written, and looks for that and for its log.

@@ -37,6 +37,10 @@ func TestMain(m *testing.M) {
 		victim(os.Args[2:])
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == crowdArg {
+		crowd(os.Args[2])
+		return
+	}
 	code := m.Run()
 	if err := shared.close(); err != nil {
 		fmt.Fprintln(os.Stderr, "close the shared runtime:", err)
