@@ -3,17 +3,18 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/arcboxlabs/arcbox-go"
 )
 
-// shares measures a directory of the host in a container. Kernels of Debian's cloud flavour have no 9p, so that there is
-// nothing of QEMU's own to compare with.
+// shares measures a directory of the host in a container. There is nothing of QEMU's own to compare with, see RATIONALE.md.
 func (b *suite) shares() error {
 	dir := filepath.Join(b.dir, "shared")
 	if err := makeTree(dir); err != nil {
@@ -35,6 +36,9 @@ func (b *suite) shares() error {
 			return err
 		}
 	}
+	if err := b.gitStatus(rt, filepath.Join(dir, "tree"), values); err != nil {
+		return err
+	}
 	for _, v := range []struct{ name, unit string }{{"stat_us", "us"}, {"stat_cold_us", "us"}, {"miss_us", "us"}, {"read_mb_s", "MB/s"}, {"write_mb_s", "MB/s"}, {"walk_ms", "ms"}} {
 		name := "share_" + v.name
 		if v.name == "walk_ms" {
@@ -42,7 +46,92 @@ func (b *suite) shares() error {
 		}
 		report(name, v.unit, values[v.name])
 	}
+	for _, name := range []string{"git_status_10000_ms", "git_status_10000_again_ms"} {
+		if len(values[name]) > 0 {
+			report("share_"+name, "ms", values[name])
+		}
+	}
 	return nil
+}
+
+// gitImage makes an image of the host's git and what it links, and returns its name; "" is that the host has no git.
+func (b *suite) gitImage(rt *arcbox.Runtime) (string, error) {
+	git, err := exec.LookPath("git")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench: there is no git here, so it is not measured")
+		return "", nil
+	}
+	out, err := exec.CommandContext(b.ctx, "ldd", git).Output()
+	if err != nil {
+		return "", fmt.Errorf("find what git links: %w", err)
+	}
+	files := map[string]arcbox.ImageFile{"/git": {Path: git}}
+	for word := range strings.FieldsSeq(string(out)) {
+		if filepath.IsAbs(word) {
+			files[word] = arcbox.ImageFile{Path: word}
+		}
+	}
+	_, err = rt.BuildImage(b.ctx, arcbox.ImageSpec{Names: []string{"git:bench"}, Layers: []arcbox.ImageLayer{{Files: files}}}, arcbox.BuildOptions{})
+	return "git:bench", err
+}
+
+// gitStatus measures "git status" of a work tree on a share, in a container that has not looked at it yet and again.
+func (b *suite) gitStatus(rt *arcbox.Runtime, dir string, values map[string][]float64) error {
+	image, err := b.gitImage(rt)
+	if image == "" || err != nil {
+		return err
+	}
+	for _, args := range [][]string{{"init", "-q"}, {"add", "."}, {"-c", "user.name=b", "-c", "user.email=b", "commit", "-q", "-m", "b"}} {
+		cmd := exec.CommandContext(b.ctx, "git", args...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("git %s: %w: %s", args[0], err, out)
+		}
+	}
+	for range b.rounds {
+		p, err := rt.RunContainer(b.ctx, arcbox.ContainerSpec{
+			Image: imageName, Args: []string{"sleep", "1000"}, Mounts: []arcbox.Mount{{Type: arcbox.MountBind, Source: dir, Target: "/s"}},
+		}, arcbox.RunOptions{})
+		if err != nil {
+			return err
+		}
+		for _, name := range []string{"git_status_10000_ms", "git_status_10000_again_ms"} {
+			took, err := b.statusOnce(rt, image, dir)
+			if err != nil {
+				return err
+			}
+			values[name] = append(values[name], took)
+		}
+		if err := rt.RemoveContainer(b.ctx, p.ContainerID(), arcbox.RemoveOptions{Force: true}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// statusOnce runs git in a container of its own, of whose making it does not tell the time.
+func (b *suite) statusOnce(rt *arcbox.Runtime, image, dir string) (float64, error) {
+	info, err := rt.CreateContainer(b.ctx, arcbox.ContainerSpec{
+		Image: image, Entrypoint: []string{"/git"}, Args: []string{"-c", "safe.directory=*", "-C", "/s", "status", "--porcelain"},
+		Env: []string{"HOME=/", "GIT_OPTIONAL_LOCKS=0"}, Mounts: []arcbox.Mount{{Type: arcbox.MountBind, Source: dir, Target: "/s"}},
+	}, arcbox.CreateOptions{})
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	if err := rt.StartContainer(b.ctx, info.ID); err != nil {
+		return 0, err
+	}
+	exit, err := rt.WaitContainer(b.ctx, info.ID, arcbox.WaitOptions{})
+	took := ms(time.Since(began))
+	var out bytes.Buffer
+	if err == nil {
+		err = rt.CopyLogs(b.ctx, info.ID, &out, &out, arcbox.LogsOptions{})
+	}
+	if err == nil && (exit.Code != 0 || out.Len() > 0) {
+		err = fmt.Errorf("git status: exit code %d: %.300s", exit.Code, out.String())
+	}
+	return took, errors.Join(err, rt.RemoveContainer(b.ctx, info.ID, arcbox.RemoveOptions{Force: true}))
 }
 
 // makeTree makes 10,000 files in 100 directories, as a work tree has them, and some more in one.
