@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/stretchr/testify/require"
 
@@ -57,6 +60,11 @@ func TestForksInParallelSubtests(t *testing.T) {
 	require.NotEmpty(t, arcboxtest.Leaks(), "what is open is found")
 	_, err := rt.RunContainer(t.Context(), arcbox.ContainerSpec{
 		Name: "keeper", Image: "busybox:test", Args: []string{"sh", "-c", "while true; do sleep 1; done"},
+		Sockets: []arcbox.SocketMapping{{HostPath: filepath.Join(t.TempDir(), "s"), ContainerPath: "/s"}},
+		Mounts: []arcbox.Mount{
+			{Type: arcbox.MountFS, FS: fstest.MapFS{"f": {}}, Target: "/fs"},
+			{Type: arcbox.MountSocket, Dial: func(context.Context) (net.Conn, error) { return nil, io.EOF }, Target: "/run/s"},
+		},
 	}, arcbox.RunOptions{})
 	require.NoError(t, err)
 	sh(t, rt, "echo warm > /f")
@@ -67,6 +75,12 @@ func TestForksInParallelSubtests(t *testing.T) {
 			require.Equal(t, "warm", sh(t, child, "cat /f"))
 			sh(t, child, fmt.Sprintf("echo %d >> /f", i))
 			require.Equal(t, fmt.Sprintf("warm\n%d", i), sh(t, child, "cat /f"))
+			if i == 0 { // its values were of another Runtime
+				require.NoError(t, child.KillContainer(t.Context(), "keeper", "KILL"))
+				_, err := child.WaitContainer(t.Context(), "keeper", arcbox.WaitOptions{})
+				require.NoError(t, err)
+				require.ErrorIs(t, child.StartContainer(t.Context(), "keeper"), arcbox.ErrUnavailable)
+			}
 		})
 	}
 	t.Run("again", func(t *testing.T) {

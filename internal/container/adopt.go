@@ -154,10 +154,14 @@ func (m *Manager) adoptOne(ctx context.Context, mach Machine, i Info, twins map[
 	if req.Layers, err = mach.AttachLayers(ctx, disks); err != nil {
 		return err
 	}
-	// A mount of a share that the saved machine had gives errors: its other end is elsewhere. The next start has this one.
-	mounts, unshare, err := openMounts(ctx, mach, i.Mounts)
-	if err != nil {
-		return err
+	// A mount of a share that the saved machine had gives errors: its other end is elsewhere. The next start has this one, or
+	// fails where it cannot be had, as one of a value of the program that the machine was saved in.
+	mounts, unshare, missing := openMounts(ctx, mach, i.Mounts)
+	if missing != nil {
+		if ctx.Err() != nil {
+			return missing
+		}
+		unshare = func() {}
 	}
 	req.Mounts = mounts
 	lease, err := m.adoptNetworks(ctx, mach, &i, twins)
@@ -179,7 +183,7 @@ func (m *Manager) adoptOne(ctx context.Context, mach Machine, i Info, twins map[
 		return err
 	}
 	m.restoreVolumes(i)
-	m.enter(i, lease, &instance{machine: mach, release: func() {}, unshare: unshare, req: req, used: i.State != StateCreated})
+	m.enter(i, lease, &instance{machine: mach, release: func() {}, unshare: unshare, req: req, missing: missing, used: i.State != StateCreated || missing != nil})
 	return nil
 }
 

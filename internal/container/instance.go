@@ -20,6 +20,7 @@ type instance struct {
 	release func() // gives the hold on the machine back; a second call does nothing
 	unshare func() // gives its shares back; a second call does nothing
 	req     api.CreateRequest
+	missing error // why req is not whole, so that it cannot be made again
 
 	// The rest is under Manager.mu.
 	used bool // it was started
@@ -192,6 +193,9 @@ func (m *Manager) hold(ctx context.Context, e *entry) (*instance, error) {
 
 // renew makes an instance in place of a used one, in the same machine.
 func (m *Manager) renew(ctx context.Context, e *entry, old *instance) (*instance, error) {
+	if old.missing != nil {
+		return nil, old.missing
+	}
 	a := old.machine.Agent()
 	if err := a.Remove(ctx, api.RemoveRequest{ID: e.id, Force: true, Keep: true}); err != nil && !errors.Is(err, errs.ErrNotFound) {
 		return nil, err
