@@ -200,7 +200,8 @@ type RegistryConfig struct {
 type ImagesConfig struct {
 	// LayerSize is how many bytes of files one layer may hold, uncompressed. 0 is 16 GiB; more than 8 TiB is 8 TiB.
 	LayerSize int64
-	// LayerEntries is how many names one layer may have. 0 is 1,000,000.
+	// LayerEntries is how many names one layer may have. 0 is 1,000,000. While a layer is converted each takes up to 1.4 kB
+	// of memory; layers of many names take their turns.
 	LayerEntries int
 	// Layers is how many layers one image may have. 0 is 127.
 	Layers int

@@ -25,7 +25,7 @@ import (
 )
 
 var (
-	crowdLives = flag.Int("arcbox.lives", 3, "how many programs TestCrowd starts in each of three places, one after another; 40 take some minutes")
+	crowdLives = flag.Int("arcbox.lives", 2, "how many programs TestCrowd starts in each of three places, one after another; 40 take some minutes")
 	crowdSeed  = flag.Uint64("arcbox.seed", 0, "what TestCrowd does; 0 is something else each time")
 )
 
