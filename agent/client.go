@@ -83,8 +83,8 @@ func (c *Client) VsockCheck(ctx context.Context) (api.VsockCheckReply, error) {
 	return call(ctx, c, api.VsockCheck, api.VsockCheckRequest{})
 }
 
-// Settle waits until everything that the guest does at its boot is done. Where a part of that went wrong, the error says
-// so.
+// Settle waits until everything that the guest does at its boot is done and it is at rest, for some seconds at most. Where a
+// part of that went wrong, the error says so.
 func (c *Client) Settle(ctx context.Context) error {
 	_, err := call(ctx, c, api.Settle, api.SettleRequest{})
 	return err

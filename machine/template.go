@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/arcboxlabs/arcbox-go/agent"
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/boot"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
@@ -95,7 +96,7 @@ func (t *template) make(ctx context.Context, dir string) error {
 	if !ok {
 		return fmt.Errorf("save the machine: driver %s: %w", t.cfg.Driver.Name(), errs.ErrUnsupported)
 	}
-	if err := newAgent(inst, nil).Settle(ctx); err != nil {
+	if err := rehearse(ctx, newAgent(inst, nil)); err != nil {
 		return explain(inst, err)
 	}
 	if err := s.Snapshot(ctx, filepath.Join(dir, stateFile)); err != nil {
@@ -105,12 +106,36 @@ func (t *template) make(ctx context.Context, dir string) error {
 	return nil
 }
 
+// rehearse has the guest do what each clone will do first, so that it has done it before, and waits until it is at rest.
+func rehearse(ctx context.Context, guest *agent.Client) error {
+	if _, err := guest.Ping(ctx); err != nil {
+		return err
+	}
+	if err := guest.Wake(ctx, wakeRequest()); err != nil {
+		return err
+	}
+	if err := guest.Configure(ctx, api.ConfigureRequest{Time: time.Now()}); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if _, err := guest.Events(ctx); err != nil {
+		return err
+	}
+	cancel()
+	return guest.Settle(context.WithoutCancel(ctx))
+}
+
 // entropyBytes is what a clone gets of the host's randomness: more than the kernel's generator holds.
 const entropyBytes = 64
 
 // wake makes a machine that goes on from a template one of its own.
 func (m *Machine) wake(ctx context.Context) error {
+	return m.agent.Wake(ctx, wakeRequest())
+}
+
+func wakeRequest() api.WakeRequest {
 	entropy := make([]byte, entropyBytes)
 	_, _ = rand.Read(entropy) // never returns an error
-	return m.agent.Wake(ctx, api.WakeRequest{Entropy: entropy, Time: time.Now()})
+	return api.WakeRequest{Entropy: entropy, Time: time.Now()}
 }

@@ -71,7 +71,8 @@ type VsockCheckReply struct {
 	Ping PingReply `json:"ping"`
 }
 
-// SettleRequest waits until everything that the guest does at its boot is done. A machine is saved as a template then.
+// SettleRequest waits until everything that the guest does at its boot is done and it is at rest, for some seconds at most.
+// A machine is saved as a template then.
 type SettleRequest struct{}
 
 // SettleReply is empty.

@@ -124,8 +124,12 @@ func (a *agent) prepare(ctx context.Context, mods []bootfs.Module, early <-chan 
 	a.box.HandleDevice(uevent.Event{Action: uevent.Rescan})
 	a.phases.done("containers")
 	a.settleErr = err
+	err = a.vsock.listen()
 	close(a.settled)
-	if err := a.vsock.run(ctx); err != nil && ctx.Err() == nil {
+	if err == nil {
+		err = a.vsock.run(ctx)
+	}
+	if err != nil && ctx.Err() == nil {
 		a.complain(err) // the port to the host is there still
 	}
 	return nil

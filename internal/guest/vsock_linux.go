@@ -26,6 +26,8 @@ type vsockServer struct {
 	serve func(context.Context, net.Conn)
 	ping  func(context.Context, api.PingRequest) (api.PingReply, error)
 
+	streams, sessions net.Listener // nil where the kernel has no AF_VSOCK
+
 	checking sync.Mutex // held during a check
 	mu       sync.Mutex
 	up       bool
@@ -37,33 +39,40 @@ const (
 	cookieTime = 2 * time.Second // for the check's connection to say the cookie
 )
 
-// run listens until ctx ends. A kernel without AF_VSOCK is no error.
-func (v *vsockServer) run(ctx context.Context) error {
-	defer v.set(false)
+// listen opens what run accepts connections on. A kernel without AF_VSOCK has none, which is no error.
+func (v *vsockServer) listen() error {
 	streams, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, api.Port, nil)
 	if err != nil {
 		return nil
 	}
-	defer streams.Close()
 	sessions, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, mux.VsockPort, nil)
 	if err != nil {
-		return fmt.Errorf("listen on vsock: %w", err)
+		return errors.Join(fmt.Errorf("listen on vsock: %w", err), streams.Close())
 	}
-	defer sessions.Close()
-	defer context.AfterFunc(ctx, func() {
-		streams.Close()
-		sessions.Close()
-	})()
+	v.streams, v.sessions = streams, sessions
 	v.set(true)
+	return nil
+}
+
+// run serves what listen has opened until ctx ends.
+func (v *vsockServer) run(ctx context.Context) error {
+	if v.streams == nil {
+		return nil
+	}
+	defer v.set(false)
+	closeBoth := func() {
+		v.streams.Close()
+		v.sessions.Close()
+	}
+	defer context.AfterFunc(ctx, closeBoth)()
 	ended := make(chan error, 2)
-	go func() { ended <- v.accept(ctx, streams, v.serve, v.serveCheck) }()
+	go func() { ended <- v.accept(ctx, v.streams, v.serve, v.serveCheck) }()
 	go func() {
-		ended <- v.accept(ctx, sessions, func(ctx context.Context, c net.Conn) { serveSessions(ctx, c, v.serve) },
+		ended <- v.accept(ctx, v.sessions, func(ctx context.Context, c net.Conn) { serveSessions(ctx, c, v.serve) },
 			func(ctx context.Context, c net.Conn) { serveSessions(ctx, c, v.serveCheck) })
 	}()
-	err = <-ended
-	streams.Close()
-	sessions.Close()
+	err := <-ended
+	closeBoth()
 	<-ended
 	return err
 }

@@ -1,10 +1,14 @@
 package guest
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
+	"strconv"
 	"time"
 	"unsafe"
 
@@ -14,14 +18,66 @@ import (
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 )
 
-// settle waits for what boots in the background.
+// settle waits for what boots in the background, and then until the guest is at rest: what it has begun would go on in each
+// machine that goes on from it, when there is most to do. An emulated processor translates code when it runs first.
 func (a *agent) settle(ctx context.Context, _ api.SettleRequest) (api.SettleReply, error) {
 	select {
 	case <-a.settled:
-		return api.SettleReply{}, a.settleErr
 	case <-ctx.Done():
 		return api.SettleReply{}, ctx.Err()
 	}
+	if a.settleErr != nil {
+		return api.SettleReply{}, a.settleErr
+	}
+	debug.FreeOSMemory() // collects garbage too
+	return api.SettleReply{}, rest(ctx)
+}
+
+// A guest is at rest when its processors have changed their task at most restSwitches times in each of restTimes periods.
+// It is given restLimit to come to it.
+const (
+	restPeriod   = 50 * time.Millisecond
+	restTimes    = 3
+	restSwitches = 25
+	restLimit    = 3 * time.Second
+)
+
+// rest waits until the guest is at rest. The kernel tells nobody when its own work is done: it has to be asked.
+func rest(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, restLimit)
+	defer cancel()
+	ticks := time.NewTicker(restPeriod)
+	defer ticks.Stop()
+	last, err := switches()
+	for quiet := 0; err == nil && quiet < restTimes; {
+		select {
+		case <-ticks.C:
+		case <-ctx.Done():
+			return nil
+		}
+		var now uint64
+		if now, err = switches(); now-last > restSwitches {
+			quiet = 0
+		} else {
+			quiet++
+		}
+		last = now
+	}
+	return err
+}
+
+// switches returns how often all processors have changed their task.
+func switches() (uint64, error) {
+	stat, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, err
+	}
+	for line := range bytes.Lines(stat) {
+		if text, ok := bytes.CutPrefix(line, []byte("ctxt ")); ok {
+			return strconv.ParseUint(string(bytes.TrimSpace(text)), 10, 64)
+		}
+	}
+	return 0, errors.New("/proc/stat has no ctxt")
 }
 
 // The bounds of the randomness that wakes a guest.

@@ -162,8 +162,9 @@ func (c command) devices() []string {
 		// The interface of a container has an address of its own, and a large frame costs as little as a small one. A guest
 		// that boots from it is not wanted, so it has no option ROM.
 		a = append(a, "-netdev", fmt.Sprintf("stream,id=net,server=off,addr.type=fd,addr.str=%d", c.nicFD),
-			// Without its filter of VLANs, which QEMU 7.2 forgets when it restores a machine.
-			"-device", "virtio-net-pci,ctrl_vlan=off,netdev=net,id=nic,romfile=,mac="+nicMAC+",host_mtu="+strconv.Itoa(nicMTU))
+			// Without its filter of VLANs, which QEMU 7.2 forgets when it restores a machine. And such a machine need not
+			// announce itself: the interface at the other end is as new as it is.
+			"-device", "virtio-net-pci,ctrl_vlan=off,guest_announce=off,netdev=net,id=nic,romfile=,mac="+nicMAC+",host_mtu="+strconv.Itoa(nicMTU))
 	}
 	if c.vsockFD != 0 {
 		a = append(a, "-device", fmt.Sprintf("vhost-vsock-pci,guest-cid=%d,vhostfd=%d", c.vsockCID, c.vsockFD))
