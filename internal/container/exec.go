@@ -5,14 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"slices"
-	"strings"
 
 	"github.com/arcboxlabs/arcbox-go/agent"
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/event"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/ids"
 )
 
 // ExecSpec describes a process to run in a container beside its own.
@@ -211,25 +212,18 @@ func (m *Manager) findExec(id string) (*entry, *execution, error) {
 	if m.closed {
 		return nil, nil, errs.ErrClosed
 	}
-	var owner *entry
-	var found *execution
+	type known struct {
+		owner *entry
+		x     *execution
+	}
+	all := make(map[string]known)
 	for _, e := range m.entries {
 		for _, x := range e.execs {
-			switch {
-			case x.id == id:
-				return e, x, nil
-			case id == "" || !strings.HasPrefix(x.id, id):
-			case found != nil:
-				return nil, nil, fmt.Errorf("%w exec %q: the prefix fits more than one", errs.ErrInvalid, clip(id))
-			default:
-				owner, found = e, x
-			}
+			all[x.id] = known{e, x}
 		}
 	}
-	if found == nil {
-		return nil, nil, fmt.Errorf("exec %w: no id or prefix is %q", errs.ErrNotFound, clip(id))
-	}
-	return owner, found, nil
+	id, err := ids.Find("exec", id, maps.Keys(all))
+	return all[id].owner, all[id].x, err
 }
 
 // Stats tells what a running container uses.

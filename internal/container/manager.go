@@ -7,15 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/event"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/ids"
 	"github.com/arcboxlabs/arcbox-go/internal/image"
 	"github.com/arcboxlabs/arcbox-go/internal/network"
 	"github.com/arcboxlabs/arcbox-go/internal/share"
@@ -320,23 +321,8 @@ func (m *Manager) find(ref string) (*entry, error) {
 	if e := m.entries[m.names[ref]]; e != nil {
 		return e, nil
 	}
-	var found []string
-	for id := range m.entries {
-		if ref != "" && strings.HasPrefix(id, ref) {
-			found = append(found, id)
-		}
-	}
-	switch len(found) {
-	case 0:
-		return nil, fmt.Errorf("container %w: no id, name or prefix is %q", errs.ErrNotFound, clip(ref))
-	case 1:
-		return m.entries[found[0]], nil
-	}
-	slices.Sort(found)
-	for i, id := range found {
-		found[i] = id[:min(len(id), max(12, len(ref)+4))]
-	}
-	return nil, fmt.Errorf("%w container %q: the prefix fits %s", errs.ErrInvalid, ref, strings.Join(found, ", "))
+	id, err := ids.Find("container", ref, maps.Keys(m.entries))
+	return m.entries[id], err
 }
 
 // lookup is find with the lock, and refuses once the manager is closed. The machine of a container that another program

@@ -13,11 +13,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/fsx"
+	"github.com/arcboxlabs/arcbox-go/internal/ids"
 	"github.com/arcboxlabs/arcbox-go/machine"
 )
 
@@ -186,22 +186,15 @@ func (s *Snapshots) Get(ref string) (Snapshot, error) {
 	if err != nil {
 		return Snapshot{}, err
 	}
-	var found []Snapshot
+	byID := make(map[string]Snapshot, len(all))
 	for _, snap := range all {
 		if ref != "" && snap.Name == ref {
 			return snap, nil
 		}
-		if ref != "" && strings.HasPrefix(snap.ID, ref) {
-			found = append(found, snap)
-		}
+		byID[snap.ID] = snap
 	}
-	switch len(found) {
-	case 0:
-		return Snapshot{}, fmt.Errorf("snapshot %w: no id, name or prefix is %.80q", errs.ErrNotFound, ref)
-	case 1:
-		return found[0], nil
-	}
-	return Snapshot{}, fmt.Errorf("%w snapshot %q: the prefix fits %d of them", errs.ErrInvalid, ref, len(found))
+	id, err := ids.Find("snapshot", ref, maps.Keys(byID))
+	return byID[id], err
 }
 
 // Path returns the directory of a snapshot.

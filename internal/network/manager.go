@@ -7,15 +7,16 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/ids"
 )
 
 // Config configures a Manager. The zero value works.
@@ -270,22 +271,13 @@ func (m *Manager) find(ref string) (*network, error) {
 	if n := m.networks[ref]; n != nil {
 		return n, nil
 	}
-	var found []*network
-	for id, n := range m.networks {
+	for _, n := range m.networks {
 		if n.spec.Name == ref {
 			return n, nil
 		}
-		if ref != "" && strings.HasPrefix(id, ref) {
-			found = append(found, n)
-		}
 	}
-	switch len(found) {
-	case 0:
-		return nil, fmt.Errorf("network %w: no id, name or prefix is %.100q", errs.ErrNotFound, ref)
-	case 1:
-		return found[0], nil
-	}
-	return nil, fmt.Errorf("%w network %.100q: the prefix fits %d networks", errs.ErrInvalid, ref, len(found))
+	id, err := ids.Find("network", ref, maps.Keys(m.networks))
+	return m.networks[id], err
 }
 
 // info is what there is of a network. m.mu is held.
