@@ -21,9 +21,13 @@
 //	pull_peak_mb        the most memory of that process
 //	skopeo_umoci_ms     where they are installed: skopeo copy and umoci unpack of the same image, in turn with it
 //	docker_pull_ms      with -docker: docker pull of the same image
-//	share_stat_us       stat of a file of the host that was not looked at before, from a container
+//	share_stat_us       stat of a file of the host again, from a container
+//	share_stat_cold_us  stat of files that were not looked at before
+//	share_miss_us       stat of a name that is not there: one question to the host each
 //	share_read_mb_s, share_write_mb_s  a file of 64 MiB on the host, read and written by a container
-//	share_walk_10000_ms a walk of 10,000 files of the host with a stat of each, as git status does
+//	share_walk_10000_ms a walk of 10,000 files of the host with a stat of each
+//	share_git_status_10000_ms, share_git_status_10000_again_ms  where git is installed: git status of a tree of 10,000 files
+//	qemu_virtiofs_...   where QEMU's virtiofsd is installed: the same by virtio-fs in the same guest, in turn with ours
 //	tcp_egress_mb_s     32 MiB that a container posts to a service of the host
 //	tcp_ingress_mb_s    the same fetched by a container from there
 //	tcp_publish_mb_s    the same fetched from a container through a published port

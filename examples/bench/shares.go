@@ -5,16 +5,19 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
 	"github.com/arcboxlabs/arcbox-go"
 )
 
-// shares measures a directory of the host in a container. There is nothing of QEMU's own to compare with, see RATIONALE.md.
+// shares measures a directory of the host in a container and, where QEMU's virtiofsd is installed, in turn with it the same by
+// virtio-fs on the same guest.
 func (b *suite) shares() error {
 	dir := filepath.Join(b.dir, "shared")
 	if err := makeTree(dir); err != nil {
@@ -25,33 +28,112 @@ func (b *suite) shares() error {
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build (run this in the directory examples): %w: %s", err, out)
 	}
-	rt, err := arcbox.New(b.config())
+	cfg := b.config()
+	stop, err := b.virtiofs(&cfg, dir)
+	if err != nil {
+		return err
+	}
+	if stop != nil {
+		defer stop()
+	}
+	rt, err := arcbox.New(cfg)
 	if err != nil {
 		return err
 	}
 	defer rt.Close()
-	values := map[string][]float64{}
-	for range b.rounds {
-		if err := b.shareOnce(rt, dir, values); err != nil {
+	if stop != nil {
+		if err := b.loadVirtiofs(rt); err != nil {
 			return err
+		}
+	}
+	values, theirs := map[string][]float64{}, map[string][]float64{}
+	for range b.rounds {
+		if err := b.shareOnce(rt, values, arcbox.ContainerSpec{
+			Args: []string{"/s/run", "/s"}, Mounts: []arcbox.Mount{{Type: arcbox.MountBind, Source: dir, Target: "/s"}},
+		}); err != nil {
+			return err
+		}
+		if stop == nil {
+			continue
+		}
+		if err := b.shareOnce(rt, theirs, arcbox.ContainerSpec{Args: busybox("sh", "-c", virtiofsRun), Privileged: true}); err != nil {
+			return fmt.Errorf("virtio-fs: %w", err)
 		}
 	}
 	if err := b.gitStatus(rt, filepath.Join(dir, "tree"), values); err != nil {
 		return err
 	}
-	for _, v := range []struct{ name, unit string }{{"stat_us", "us"}, {"stat_cold_us", "us"}, {"miss_us", "us"}, {"read_mb_s", "MB/s"}, {"write_mb_s", "MB/s"}, {"walk_ms", "ms"}} {
-		name := "share_" + v.name
-		if v.name == "walk_ms" {
-			name = "share_walk_10000_ms"
-		}
-		report(name, v.unit, values[v.name])
-	}
-	for _, name := range []string{"git_status_10000_ms", "git_status_10000_again_ms"} {
-		if len(values[name]) > 0 {
-			report("share_"+name, "ms", values[name])
-		}
+	reportShares("share_", values)
+	if stop != nil {
+		reportShares("qemu_virtiofs_", theirs)
 	}
 	return nil
+}
+
+// virtiofsRun mounts what virtiofs offers and runs the program on it.
+const virtiofsRun = "busybox mkdir /s && busybox mount -t virtiofs bench /s && exec /s/run /s"
+
+// virtiofs lets the machine have a directory by QEMU's virtio-fs besides, by a script in place of QEMU, and returns what ends
+// its server; nil where there is none. Such a machine shares its memory with the server, so it cannot come from a template.
+func (b *suite) virtiofs(cfg *arcbox.Config, dir string) (stop func(), err error) {
+	server := "/usr/lib/qemu/virtiofsd" // where Debian has it
+	qemu, err := exec.LookPath("qemu-system-x86_64")
+	if _, serr := os.Stat(server); err != nil || serr != nil || os.Getuid() != 0 || runtime.GOARCH != "amd64" {
+		fmt.Fprintln(os.Stderr, "bench: shares are not compared with virtio-fs: that needs root, amd64 and", server)
+		return nil, nil
+	}
+	socket := filepath.Join(b.dir, "virtiofs.sock")
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	defer listener.Close()
+	file, err := listener.File()
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	cmd := exec.CommandContext(b.ctx, server, "--fd=3", "-f", "-o", "source="+dir, "-o", "cache=auto")
+	cmd.ExtraFiles = []*os.File{file}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	listener.SetUnlinkOnClose(false)
+	script := fmt.Sprintf("#!/bin/sh\ncase \"$1\" in --version) exec %[1]s --version;; esac\n"+
+		"exec %[1]s \"$@\" -chardev socket,id=virtiofs,path=%[2]s -device vhost-user-fs-pci,chardev=virtiofs,tag=bench\n", qemu, socket)
+	cfg.VM.QEMU, cfg.VM.Template, cfg.VM.Forkable = filepath.Join(b.dir, "qemu-virtiofs"), arcbox.TemplateOff, true
+	return func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}, os.WriteFile(cfg.VM.QEMU, []byte(script), 0o755)
+}
+
+// loadVirtiofs loads the module of virtio-fs, which machines in QEMU have no use for otherwise.
+func (b *suite) loadVirtiofs(rt *arcbox.Runtime) error {
+	var out bytes.Buffer
+	p, err := rt.ExecMachine(b.ctx, arcbox.DefaultMachine, arcbox.MachineExecSpec{Image: imageName, Args: busybox("sh", "-c",
+		"for m in fuse virtiofs; do busybox insmod $(busybox find /host/lib/modules -name $m.ko) || true; done; busybox grep virtiofs /proc/filesystems")},
+		arcbox.RunOptions{Stdout: &out, Stderr: &out})
+	if err != nil {
+		return err
+	}
+	exit, err := p.Wait(b.ctx)
+	if err == nil && exit.Code != 0 {
+		err = fmt.Errorf("load virtiofs: %s", out.String())
+	}
+	return err
+}
+
+func reportShares(prefix string, values map[string][]float64) {
+	for _, v := range []struct{ name, as, unit string }{
+		{"stat_us", "stat_us", "us"}, {"stat_cold_us", "stat_cold_us", "us"}, {"miss_us", "miss_us", "us"},
+		{"read_mb_s", "read_mb_s", "MB/s"}, {"write_mb_s", "write_mb_s", "MB/s"}, {"walk_ms", "walk_10000_ms", "ms"},
+		{"git_status_10000_ms", "git_status_10000_ms", "ms"}, {"git_status_10000_again_ms", "git_status_10000_again_ms", "ms"},
+	} {
+		if len(values[v.name]) > 0 {
+			report(prefix+v.as, v.unit, values[v.name])
+		}
+	}
 }
 
 // gitImage makes an image of the host's git and what it links, and returns its name; "" is that the host has no git.
@@ -160,12 +242,10 @@ func makeTree(dir string) error {
 }
 
 // shareOnce runs the program in a container and adds what it prints.
-func (b *suite) shareOnce(rt *arcbox.Runtime, dir string, values map[string][]float64) error {
+func (b *suite) shareOnce(rt *arcbox.Runtime, values map[string][]float64, spec arcbox.ContainerSpec) error {
 	var stdout, stderr bytes.Buffer
-	p, err := rt.RunContainer(b.ctx, arcbox.ContainerSpec{
-		Image: imageName, Entrypoint: []string{"/s/run"}, Args: []string{"/s"}, AutoRemove: true,
-		Mounts: []arcbox.Mount{{Type: arcbox.MountBind, Source: dir, Target: "/s"}},
-	}, arcbox.RunOptions{Stdout: &stdout, Stderr: &stderr})
+	spec.Image, spec.AutoRemove = imageName, true
+	p, err := rt.RunContainer(b.ctx, spec, arcbox.RunOptions{Stdout: &stdout, Stderr: &stderr})
 	if err != nil {
 		return err
 	}
