@@ -110,5 +110,17 @@ func TestShareLocks(t *testing.T) {
 	end(third.id) // it waits for a lock
 	require.Equal(t, taken, lock(unix.F_WRLCK))
 	end(second.id)
-	require.Equal(t, free, lock(unix.F_WRLCK), "locks end with their holder")
+	got := make(chan []error, 1)
+	go func() { // the host learns of the end of a holder's files a moment after that of the holder
+		got <- []error{
+			unix.Flock(int(flock.Fd()), unix.LOCK_EX),
+			unix.FcntlFlock(fcntl.Fd(), unix.F_OFD_SETLKW, &unix.Flock_t{Type: unix.F_WRLCK}),
+		}
+	}()
+	select {
+	case errs := <-got:
+		require.Equal(t, free, errs)
+	case <-testContext(t).Done():
+		t.Fatal("locks do not end with their holder")
+	}
 }
