@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -18,6 +17,7 @@ import (
 	"github.com/arcboxlabs/arcbox-go/boot/internal/deb"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/fsx"
+	"github.com/arcboxlabs/arcbox-go/internal/keychain"
 )
 
 // A kernel bundle is an OCI artifact: an image manifest, or an index with one for linux and each architecture. Each layer
@@ -65,7 +65,7 @@ func (r *resolver) kernelFromImage(ctx context.Context) (*entry, error) {
 		return nil, fmt.Errorf("kernel image %s: %w", ref, errOffline())
 	}
 	r.rep.report(StepFind, 0, 0)
-	img, err := remote.Image(ref, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain),
+	img, err := remote.Image(ref, remote.WithContext(ctx), remote.WithAuthFromKeychain(keychain.Docker{}),
 		remote.WithPlatform(v1.Platform{OS: "linux", Architecture: r.cfg.Arch}))
 	if err != nil {
 		return nil, fmt.Errorf("kernel image %s: %w: %w", ref, errs.ErrUnavailable, err)

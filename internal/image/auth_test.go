@@ -12,10 +12,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// keychain has one secret for every registry.
-type keychain authn.AuthConfig
+// staticKeychain has one secret for every registry.
+type staticKeychain authn.AuthConfig
 
-func (k keychain) Resolve(authn.Resource) (authn.Authenticator, error) {
+func (k staticKeychain) Resolve(authn.Resource) (authn.Authenticator, error) {
 	return authn.FromConfig(authn.AuthConfig(k)), nil
 }
 
@@ -53,10 +53,10 @@ func TestPullWithCredentials(t *testing.T) {
 			srv := imagetest.NewRegistry(t)
 			ref := srv.Push(t, "app", "1", threeLayers(t))
 			srv.Wrap(wrap)
-			s := openStore(t, func(c *Config) { c.Keychain = keychain{Username: "me", Password: "secret"} })
+			s := openStore(t, func(c *Config) { c.Keychain = staticKeychain{Username: "me", Password: "secret"} })
 			_, err := s.Pull(t.Context(), ref, PullOptions{})
 			require.NoError(t, err)
-			for _, bad := range []authn.Keychain{keychain{Username: "me", Password: "guess-of-mine"}, authn.NewMultiKeychain()} {
+			for _, bad := range []authn.Keychain{staticKeychain{Username: "me", Password: "guess-of-mine"}, authn.NewMultiKeychain()} {
 				s := openStore(t, func(c *Config) { c.Keychain = bad })
 				_, err := s.Pull(t.Context(), ref, PullOptions{})
 				require.ErrorIs(t, err, errs.ErrUnavailable)
@@ -94,7 +94,7 @@ func TestCredentialsStayWithTheRegistry(t *testing.T) {
 			next.ServeHTTP(w, r)
 		})
 	})
-	s := openStore(t, func(c *Config) { c.Keychain = keychain{Username: "me", Password: "secret"} })
+	s := openStore(t, func(c *Config) { c.Keychain = staticKeychain{Username: "me", Password: "secret"} })
 	_, err := s.Pull(t.Context(), ref, PullOptions{})
 	require.NoError(t, err)
 	requireTidy(t, s)

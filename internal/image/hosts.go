@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/keychain"
 	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -85,10 +86,11 @@ func (s *Store) connect(ctx context.Context, named reference.Named, tries int, a
 	}
 	keys := s.cfg.Keychain
 	if keys == nil {
-		keys = authn.DefaultKeychain
+		keys = keychain.Docker{}
 	}
 	auth, err := authn.Resolve(ctx, keys, rep)
 	if err != nil {
+		err = ctxError(ctx, err)
 		return nil, fmt.Errorf("find credentials for %s: %w", rep.RegistryStr(), err)
 	}
 	var guarded http.RoundTripper = schemeGuard{s: s, next: s.transport}

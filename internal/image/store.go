@@ -31,7 +31,7 @@ type Config struct {
 	Logger *slog.Logger
 	// Platform is what images run on; the zero value is Linux on this program's architecture.
 	Platform ocispec.Platform
-	// Keychain finds credentials for a registry; nil is authn.DefaultKeychain, which reads Docker's configuration file and
+	// Keychain finds credentials for a registry; nil is keychain.Docker, which reads Docker's configuration file and
 	// credential helpers, then Podman's.
 	Keychain authn.Keychain
 	// PlainHTTP tells whether a registry host ("host" or "host:port") is spoken to without TLS; nil says so for localhost
