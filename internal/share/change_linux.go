@@ -7,16 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// safeMode returns the mode that a guest may give to a file: a program that it has put into a directory of the host runs as
-// who starts it.
-func safeMode(mode uint32, dir bool) uint32 {
-	mode &= 0o7777
-	if !dir {
-		mode &^= unix.S_ISUID | unix.S_ISGID
-	}
-	return mode
-}
-
 // SetAttr implements fuse.RawFileSystem.
 func (d *dir) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
 	return d.change(in.NodeId, func(n *node, fd int) error {
@@ -77,14 +67,6 @@ func (d *dir) truncate(in *fuse.SetAttrIn, n *node, fd int, size uint64) error {
 	}
 	return retry(func() error { return unix.Truncate(procPath(fd), int64(size)) })
 }
-
-// The bits of SetAttrIn.Valid that concern times.
-const (
-	setAtime    = 1 << 4
-	setMtime    = 1 << 5
-	setAtimeNow = 1 << 7
-	setMtimeNow = 1 << 8
-)
 
 func setTimes(in *fuse.SetAttrIn, fd int) error {
 	if in.Valid&(setAtime|setMtime) == 0 {

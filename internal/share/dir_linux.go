@@ -160,7 +160,10 @@ func status(err error) fuse.Status {
 	if err == nil {
 		return fuse.OK
 	}
-	if e, ok := err.(syscall.Errno); ok {
+	switch e := err.(type) {
+	case syscall.Errno:
+		return fuse.Status(e)
+	case errno:
 		return fuse.Status(e)
 	}
 	return fuse.EIO

@@ -386,9 +386,6 @@ func (d *dir) list(in *fuse.ReadIn, add func(n *node, fd int, e fuse.DirEntry) b
 	}))
 }
 
-// maxEntries bounds what is remembered of a directory.
-const maxEntries = 1 << 20
-
 // more reads more entries of a directory. The caller holds mu.
 func (h *handle) more(fd int) error {
 	if len(h.entries) >= maxEntries {

@@ -6,10 +6,6 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// killPriv lets the guest's kernel write without asking for attributes each time: programs do not change their user on a
-// share.
-const killPriv = 1 << 28
-
 // library lets go-fuse parse the messages for a directory of the host. It has the structures of the system that it is built
 // for, so it is of use on Linux only.
 type library struct {

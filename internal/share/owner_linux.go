@@ -1,21 +1,12 @@
 package share
 
 import (
-	"fmt"
 	"os"
 	"strconv"
-	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
-
-// ownerAttr keeps the owner that a guest has given to a file whose owner the host does not let us change. The guest does
-// not see it.
-const ownerAttr = "user.arcbox.owner"
-
-// nobody is who owns what belongs neither to the user of this process nor to anybody the guest has named.
-const nobody = 65534
 
 // owners says who owns a file, to the guest and to the host.
 //
@@ -59,10 +50,8 @@ func readOwner(fd int, mode uint16) (fuse.Owner, bool) {
 	if err != nil {
 		return fuse.Owner{}, false
 	}
-	u, g, ok := strings.Cut(string(b[:n]), ":")
-	uid, err := strconv.ParseUint(u, 10, 32)
-	gid, gerr := strconv.ParseUint(g, 10, 32)
-	return fuse.Owner{Uid: uint32(uid), Gid: uint32(gid)}, ok && err == nil && gerr == nil
+	o, ok := parseOwner(b[:n])
+	return fuse.Owner{Uid: o.uid, Gid: o.gid}, ok
 }
 
 // keepsOwner tells whether a file can have an attribute: links, pipes and sockets cannot.
@@ -70,9 +59,6 @@ func keepsOwner(mode uint16) bool {
 	kind := uint32(mode) & unix.S_IFMT
 	return kind == unix.S_IFREG || kind == unix.S_IFDIR
 }
-
-// keep is no change of a user or group.
-const keep = ^uint32(0)
 
 // set changes the owner of a file; keep leaves one of the two. A file that cannot have an owner of the guest's choice
 // keeps the one it has, which is no error.
@@ -90,7 +76,7 @@ func (o owners) set(fd int, st *unix.Statx_t, uid, gid uint32) error {
 	if !keepsOwner(st.Mode) || now == o.guest(fd, st) {
 		return nil
 	}
-	return unix.Setxattr(procPath(fd), ownerAttr, fmt.Appendf(nil, "%d:%d", now.Uid, now.Gid), 0)
+	return unix.Setxattr(procPath(fd), ownerAttr, owner{now.Uid, now.Gid}.append(), 0)
 }
 
 // adopt gives a new file to who has made it. In a directory that says so the group is that of the directory.

@@ -70,46 +70,20 @@ func (v *value) onAhead(fn aheadFunc) { v.ahead = fn }
 // end does nothing: nobody waits.
 func (v *value) end() {}
 
-// Where the guest finds a file that it asks once whether it can be polled, see the agent.
-const (
-	pollName = ".go-fuse-epoll-hack"
-	pollNode = 1 << 63
-)
-
 // handle implements backend.
 func (v *value) handle(msg, out []byte) (int, bool) {
-	op, node, body := binary.LittleEndian.Uint32(msg[4:]), binary.LittleEndian.Uint64(msg[16:]), msg[headerSize:]
-	switch op {
-	case opForget:
-		v.forget(node, binary.LittleEndian.Uint64(body))
-		return 0, true
-	case opBatchForget:
-		for b := body[8:]; len(b) >= 16; b = b[16:] {
-			v.forget(binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:]))
-		}
-		return 0, true
-	case opInterrupt: // nobody waits
+	if forgetting(msg, v.forget) || binary.LittleEndian.Uint32(msg[4:]) == opInterrupt { // nobody waits
 		return 0, true
 	}
-	r := &reply{b: out, at: replyHeader}
-	code := v.answer(op, node, body, r)
-	if r.full {
-		code = eIO
-	}
-	if code != 0 {
-		r.at = replyHeader
-	}
-	binary.LittleEndian.PutUint32(out, uint32(r.at))
-	binary.LittleEndian.PutUint32(out[4:], uint32(-int32(code)))
-	copy(out[8:16], msg[8:16])
-	return r.at, true
+	return answerer(v.answer).write(msg, out), true
 }
 
 // answer works on a message that has a reply.
-func (v *value) answer(op uint32, node uint64, body []byte, r *reply) errno {
+func (v *value) answer(op uint32, node uint64, msg []byte, r *reply) errno {
+	body := msg[headerSize:]
 	switch op {
 	case opInit:
-		greet(body, r)
+		greet(body, wanted, r)
 		return 0
 	case opLookup:
 		text, _, _ := strings.Cut(string(body), "\x00")
@@ -147,21 +121,6 @@ func (v *value) answer(op uint32, node uint64, body []byte, r *reply) errno {
 		return eROFS
 	}
 	return eNOSYS
-}
-
-// The flags of the protocol that this side agrees to: reads at once, large messages, entries with attributes, looks into one
-// directory at once, and what was read being dropped where a file has changed.
-const wanted = 1<<0 | 1<<5 | 1<<12 | 1<<13 | 1<<18 | flagMaxPages
-
-const flagMaxPages = 1 << 22
-
-// greet answers the first message.
-func greet(body []byte, r *reply) {
-	const page = 4096
-	flags := binary.LittleEndian.Uint32(body[12:]) & wanted
-	r.u32(7, 31, min(binary.LittleEndian.Uint32(body[8:]), maxWrite), flags)
-	r.u32(maxInFlight|maxInFlight*3/4<<16, maxWrite, 1, maxWrite/page)
-	r.u32(0, 0, 0, 0, 0, 0, 0, 0)
 }
 
 // get returns the path with a number.
@@ -215,6 +174,8 @@ func valueError(err error) errno {
 		return eACCES
 	case errors.Is(err, fs.ErrInvalid):
 		return eINVAL
+	case errors.Is(err, fs.ErrClosed):
+		return eBADF
 	}
 	return hostError(err)
 }
@@ -230,7 +191,8 @@ func attributes(id uint64, info fs.FileInfo) attr {
 	default:
 		mode |= typeFile | 0o444 // whatever else it is, it can be read or not
 	}
-	return attr{ino: id, size: uint64(max(0, info.Size())), mtime: info.ModTime(), mode: mode}
+	size, t := uint64(max(0, info.Size())), info.ModTime()
+	return attr{ino: id, size: size, blocks: (size + 511) / 512, atime: t, mtime: t, ctime: t, mode: mode, nlink: 1, io: 4096}
 }
 
 // entry finds a file and counts that the guest is told of it.
@@ -250,7 +212,7 @@ func (v *value) lookup(node uint64, base string, r *reply) errno {
 		return code
 	}
 	if node == rootID && base == pollName {
-		r.entry(pollNode, attr{ino: pollNode, mode: typeFile | 0o444})
+		r.entry(pollNode, pollAttr())
 		return 0
 	}
 	dir, code := v.get(node)
@@ -292,7 +254,7 @@ func (v *value) hot(id uint64) (dir string, entries int) {
 }
 
 func (v *value) getAttr(node uint64, r *reply) errno {
-	a := attr{ino: pollNode, mode: typeFile | 0o444}
+	a := pollAttr()
 	if node != pollNode {
 		p, code := v.get(node)
 		if code != 0 {
@@ -305,9 +267,7 @@ func (v *value) getAttr(node uint64, r *reply) errno {
 		a = attributes(node, info)
 		v.told(node)
 	}
-	r.u64(uint64(validity / time.Second))
-	r.u32(uint32(validity%time.Second), 0)
-	r.attr(a)
+	r.attrOut(a)
 	return 0
 }
 
@@ -420,9 +380,6 @@ func (v *value) openDir(node uint64, r *reply) errno {
 	return 0
 }
 
-// unknownIno is the number of a file in a list where that is not known.
-const unknownIno = 0xffffffff
-
 // readDir lists a directory from an offset on, in at most size bytes, and with plus tells of each file too.
 func (v *value) readDir(node, fh, offset uint64, size uint32, plus bool, r *reply) errno {
 	dir, code := v.get(node)
@@ -435,14 +392,10 @@ func (v *value) readDir(node, fh, offset uint64, size uint32, plus bool, r *repl
 	if !ok {
 		return eBADF
 	}
-	const entrySize, direntSize = 128, 24
 	left := int(size)
 	for i := offset; i < uint64(len(list)); i++ {
-		e, need := list[i], direntSize+(len(list[i].name)+7)&^7
-		if plus {
-			need += entrySize
-		}
-		if left -= need; left < 0 {
+		e := list[i]
+		if left -= direntLen(e.name, plus); left < 0 {
 			return 0
 		}
 		ino := uint64(unknownIno)

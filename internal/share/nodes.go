@@ -5,8 +5,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // identity tells files apart, also one from another that has got its inode number.
@@ -22,7 +20,7 @@ type node struct {
 	is      identity
 	lookups uint64 // how often the guest was told of it, less what it has forgotten
 	links   []link // the names that it is known by, the newest last; none of the root
-	open    []int  // descriptors of open files, for one that has no name any more
+	open    []int  // who has it open, for one that has no name any more: descriptors on Linux, else numbers of handles
 
 	told  time.Time // when the guest was told of it because it has asked
 	asked asked     // of a directory: for what is in it
@@ -56,7 +54,7 @@ func (t *nodes) get(id uint64) (*node, error) {
 	if n := t.byID[id]; n != nil {
 		return n, nil
 	}
-	return nil, unix.ESTALE
+	return nil, eSTALE
 }
 
 // meet returns the node of a file that was found under a name, and counts that the guest is told of it.
@@ -66,7 +64,7 @@ func (t *nodes) meet(dir *node, name string, is identity) (*node, error) {
 	n := t.byFile[is]
 	if n == nil {
 		if len(t.byID) >= maxNodes {
-			return nil, unix.ENFILE
+			return nil, eNFILE
 		}
 		n = &node{id: t.next, is: is}
 		t.next++
@@ -179,6 +177,15 @@ func (t *nodes) renamed(from, to link, exchange bool) {
 // maxDepth bounds the elements of a path. A guest that makes a directory a child of itself finds no file.
 const maxDepth = 2048
 
+// places returns the names of a node, the newest first.
+func (t *nodes) places(n *node) []link {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := slices.Clone(n.links)
+	slices.Reverse(out)
+	return out
+}
+
 // paths returns where a node may be found from the root, the newest first.
 func (t *nodes) paths(n *node) []string {
 	t.mu.Lock()
@@ -220,7 +227,14 @@ func (t *nodes) reading(n *node, change, size int) {
 	}
 }
 
-// opened notes a descriptor of a node, closed takes that back.
+// handles returns who has a node open.
+func (t *nodes) handles(n *node) []int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(n.open)
+}
+
+// opened notes that a node is open, closed takes that back.
 func (t *nodes) opened(n *node, fd int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -232,14 +246,4 @@ func (t *nodes) closed(n *node, fd int) {
 	defer t.mu.Unlock()
 	n.open = slices.DeleteFunc(n.open, func(other int) bool { return other == fd })
 	t.drop(n)
-}
-
-// borrow returns a descriptor of its own of a file that is open.
-func (t *nodes) borrow(n *node) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(n.open) == 0 {
-		return -1, unix.ENOENT
-	}
-	return unix.FcntlInt(uintptr(n.open[0]), unix.F_DUPFD_CLOEXEC, 3)
 }
