@@ -84,9 +84,10 @@ type VMConfig struct {
 	// Hypervisor runs the machine. The zero value is the Virtualization framework on a Mac, where the program was built
 	// with cgo and nothing is asked for that only QEMU has, and QEMU elsewhere.
 	Hypervisor Hypervisor
-	// SharedDir is a directory of the host below which lie those that containers mount, where the hypervisor can share
-	// directories from the start of a machine only, and that is the way that host directories take: on macOS. The guest sees
-	// all that is in it, so let it be no larger than it must. "" is none. Elsewhere it is not needed and means nothing.
+	// SharedDir is a directory of the host that the hypervisor shares with the machine from its start, where it can: on
+	// macOS. What containers mount of it needs no question to this program for each file. The guest sees all that is in it,
+	// so let it be no larger than it must. "" is none: directories are mounted as they are without it, see Mount. Elsewhere it
+	// means nothing.
 	SharedDir string
 	// Accelerator executes the guest's code. The zero value takes hardware virtualisation where it really works and
 	// software emulation elsewhere. One that does not work here is ErrUnsupported when the machine starts.

@@ -27,8 +27,12 @@ const (
 // another one files of the program's user are root's in the container, those of others nobody's; an owner that the
 // container gives to a file is kept in the file's attribute user.arcbox.owner. Set-user-ID bits and devices are not made.
 // Locks hold among containers and against processes of the host. Where the directory vanishes, or the
-// program ends, whoever uses it gets errors. On macOS a directory outside VMConfig.SharedDir can be mounted ReadOnly only;
-// a file there, and one that is to be written, are ErrUnsupported.
+// program ends, whoever uses it gets errors.
+//
+// On macOS the framework itself serves what lies in VMConfig.SharedDir. Elsewhere on a Mac this program does, with less than
+// on Linux: locks hold among containers only, pipes, sockets and extended attributes are not made, the times of a
+// symbolic link are not set, names are not exchanged, and there is no fallocate(2) and no search for holes. On other systems
+// a directory or a file of the host is ErrUnsupported.
 //
 // Who connects to a socket in the container has a connection to the one of the host, or what Dial returns, with half-close;
 // any user of the container may. Where the host's side cannot be had, the connection is closed at once. Connections end

@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/arcboxlabs/arcbox-go"
+	"github.com/arcboxlabs/arcbox-go/internal/share"
 )
 
 // onHost is a mount of a directory of the host at /s.
@@ -28,7 +29,17 @@ func onHost(dir string) []arcbox.Mount {
 	return []arcbox.Mount{{Type: arcbox.MountBind, Source: dir, Target: "/s"}}
 }
 
+// asOnMac is a mount at /s of a directory or a file of the host that is served as on macOS.
+func asOnMac(path string) []arcbox.Mount {
+	return []arcbox.Mount{{Type: arcbox.MountFS, FS: share.Portable{FS: os.DirFS(path), Path: path}, Target: "/s"}}
+}
+
 func TestShare(t *testing.T) {
+	t.Run("Linux", func(t *testing.T) { testShare(t, onHost) })
+	t.Run("portable", func(t *testing.T) { testShare(t, asOnMac) })
+}
+
+func testShare(t *testing.T, mounts func(path string) []arcbox.Mount) {
 	rt := shared.get(t)
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "from-host"), []byte("hello\n"), 0o644))
@@ -37,7 +48,7 @@ func TestShare(t *testing.T) {
 	require.NoError(t, os.WriteFile(secret, []byte("of the host"), 0o644))
 	require.NoError(t, os.Symlink(secret, filepath.Join(dir, "out")))
 	require.NoError(t, os.Symlink("../..", filepath.Join(dir, "sub", "up")))
-	spec := arcbox.ContainerSpec{Mounts: onHost(dir)}
+	spec := arcbox.ContainerSpec{Mounts: mounts(dir)}
 	spec.Args = sh(`cat /s/from-host; ls /s; ls /s/sub/up | grep -c bin; cat /s/out 2>&1
 		echo new > /s/sub/made; mv /s/sub/made /s/moved; ln /s/moved /s/second; ln -s moved /s/soft; cat /s/soft
 		chmod 640 /s/moved; chown 7:8 /s/moved; stat -c '%a %u:%g %h' /s/second; touch -d @1000000000 /s/moved; rm /s/second
@@ -57,7 +68,8 @@ func TestShare(t *testing.T) {
 	require.Equal(t, "hello\n", res.stdout)
 	require.Equal(t, 4, strings.Count(res.stderr, "Read-only file system"), res.stderr)
 
-	spec.Mounts[0] = arcbox.Mount{Type: arcbox.MountBind, Source: filepath.Join(dir, "from-host"), Target: "/etc/a/file"}
+	spec.Mounts = mounts(filepath.Join(dir, "from-host"))
+	spec.Mounts[0].Target = "/etc/a/file"
 	spec.Args = sh("cat /etc/a/file; echo more >> /etc/a/file")
 	require.Equal(t, "hello\n", run(t, rt, spec, arcbox.RunOptions{}).stdout)
 	b, err := os.ReadFile(filepath.Join(dir, "from-host"))
@@ -67,13 +79,18 @@ func TestShare(t *testing.T) {
 
 // TestShareSeesChanges changes files on both sides of a container that runs, and makes their directory vanish.
 func TestShareSeesChanges(t *testing.T) {
+	t.Run("Linux", func(t *testing.T) { testShareSeesChanges(t, onHost) })
+	t.Run("portable", func(t *testing.T) { testShareSeesChanges(t, asOnMac) })
+}
+
+func testShareSeesChanges(t *testing.T, mounts func(path string) []arcbox.Mount) {
 	rt := shared.get(t)
 	ctx := testContext(t)
 	dir := filepath.Join(t.TempDir(), "dir")
 	require.NoError(t, os.Mkdir(dir, 0o755))
 	file := filepath.Join(dir, "file")
 	require.NoError(t, os.WriteFile(file, []byte("one\n"), 0o644))
-	spec := arcbox.ContainerSpec{Name: "sees-changes", Image: "busybox:test", Mounts: onHost(dir)}
+	spec := arcbox.ContainerSpec{Name: "sees-changes", Image: "busybox:test", Mounts: mounts(dir)}
 	spec.Args = sh(`await() { until grep -q $1 /s/file; do sleep 0.05; done; echo $1; }
 		exec 3< /s/file; await one; await two; await three
 		echo four > /s/answer; echo written
@@ -187,19 +204,35 @@ const (
 	manyRequests = "|OpenSymlinkRace|DirSeek|FdLeak|FileLarge|ParallelFileOpen|LinkUnlinkRename|ReadDirConsistency|XAttrLarge"
 )
 
+// What a share does not have that is served as on macOS, and what TestSharePosix asks of one without -posix.slow.
+const (
+	notPortable = "|FallocateKeepSize|Fallocate|SetattrSymlink|RenameFlags|Sparse"
+	onPortable  = "TestPosix/(FileBasic|FstatDeleted|NlinkZero|PermissionsOfOthers|SetGroupOfDirectory|SharedMemory|Times|UnlinkedFile)$"
+)
+
 // TestSharePosix runs a program in a container that asks the share what POSIX asks of a file system.
 func TestSharePosix(t *testing.T) {
-	rt := shared.get(t)
-	bin, dir := t.TempDir(), t.TempDir()
+	bin := t.TempDir()
 	build := exec.CommandContext(testContext(t), "go", "test", "-c", "-o", filepath.Join(bin, "posix"), "./internal/share/testdata/posix")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := build.CombinedOutput()
 	require.NoError(t, err, string(out))
-	skip := notPosix
+	t.Run("Linux", func(t *testing.T) { testSharePosix(t, bin, onHost, ".", notPosix) })
+	t.Run("portable", func(t *testing.T) {
+		ask := onPortable
+		if *slowPosix {
+			ask = "."
+		}
+		testSharePosix(t, bin, asOnMac, ask, notPosix+notPortable)
+	})
+}
+
+func testSharePosix(t *testing.T, bin string, mounts func(path string) []arcbox.Mount, ask, skip string) {
+	rt, dir := shared.get(t), t.TempDir()
 	if !*slowPosix {
 		skip += manyRequests
 	}
-	spec := arcbox.ContainerSpec{Args: []string{"/t/posix", "-test.v", "-test.skip", "TestPosix/(" + skip + ")", "-dir", "/s"}, CapAdd: []string{"ALL"}, Mounts: append(onHost(dir),
+	spec := arcbox.ContainerSpec{Args: []string{"/t/posix", "-test.v", "-test.run", ask, "-test.skip", "TestPosix/(" + skip + ")", "-dir", "/s"}, CapAdd: []string{"ALL"}, Mounts: append(mounts(dir),
 		arcbox.Mount{Type: arcbox.MountBind, Source: bin, Target: "/t", ReadOnly: true})}
 	limit := 3 * time.Minute
 	if *slowPosix {

@@ -2,15 +2,12 @@ package machine
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net"
 	"path/filepath"
 	"strings"
 
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/internal/bootfs"
-	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/share"
 	"github.com/arcboxlabs/arcbox-go/vm"
 )
@@ -27,11 +24,7 @@ func (m *Machine) Share(ctx context.Context, src share.Source) (id string, relea
 			return api.HostShare + path, func() {}, nil
 		}
 	}
-	id, release, err = m.shares.Add(ctx, src)
-	if errors.Is(err, errs.ErrUnsupported) && src.FS == nil && m.cfg.Driver.Capabilities().Shares {
-		err = fmt.Errorf("%w: here what containers mount has to lie in Config.VM.SharedDir, unless it is a directory that is mounted read-only", err)
-	}
-	return id, release, err
+	return m.shares.Add(ctx, src)
 }
 
 // Offer makes a Unix socket in the guest whose connections dial makes on the host, and returns the id by which a container

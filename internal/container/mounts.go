@@ -247,7 +247,7 @@ func (m *Manager) takeVolumes(id, name string, s Spec, declared map[string]struc
 				points[i].Path = filepath.Clean(mnt.Source)
 			}
 		case MountFS:
-			points[i].FS, points[i].ReadOnly = mnt.FS, true
+			points[i].FS, points[i].ReadOnly = mnt.FS, mnt.ReadOnly || share.ReadOnly(mnt.FS)
 		}
 	}
 	return points, nil

@@ -36,6 +36,13 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if len(os.Args) > 2 && os.Args[1] == treeTest {
+		if err := treeAsUser(os.Args[2], os.Stdout); err != nil {
+			os.Stderr.WriteString(err.Error())
+			os.Exit(1)
+		}
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -163,9 +170,28 @@ func newDir(t testing.TB, readOnly bool) (*dir, string) {
 	return d, path
 }
 
-func TestConfined(t *testing.T) {
-	d, path := newDir(t, false)
-	g := newGuest(t, newLibrary(d))
+// onHosts runs a test with what serves directories on Linux, and with what does on other systems.
+func onHosts(t *testing.T, readOnly bool, test func(t *testing.T, g *guest, path string)) {
+	t.Run("Linux", func(t *testing.T) {
+		d, path := newDir(t, readOnly)
+		test(t, newGuest(t, newLibrary(d)), path)
+	})
+	t.Run("portable", func(t *testing.T) {
+		_, path := newDir(t, readOnly)
+		test(t, newGuest(t, newTree(t, path, readOnly)), path)
+	})
+}
+
+func newTree(t testing.TB, path string, readOnly bool) backend {
+	f, _, err := openTree(path, readOnly)
+	require.NoError(t, err)
+	t.Cleanup(f.close)
+	return f.fs
+}
+
+func TestConfined(t *testing.T) { onHosts(t, false, testConfined) }
+
+func testConfined(t *testing.T, g *guest, path string) {
 	for _, name := range []string{"..", ".", "", "../secret", "up/secret", "sub/../../secret"} {
 		_, errno := g.lookup(rootID, name)
 		require.Equal(t, unix.EINVAL, errno, name)
@@ -209,7 +235,7 @@ func TestReadAhead(t *testing.T) {
 	d, _, err := openDir(path, true)
 	require.NoError(t, err)
 	t.Cleanup(d.close)
-	root, _, err := openRoot(path)
+	root, _, err := openTree(path, true)
 	require.NoError(t, err)
 	t.Cleanup(root.close)
 	for _, fs := range []backend{newLibrary(d), newValue(files), root.fs} {
@@ -229,9 +255,9 @@ func TestReadAhead(t *testing.T) {
 	}
 }
 
-func TestUnknownNumbersAreErrors(t *testing.T) {
-	d, _ := newDir(t, false)
-	g := newGuest(t, newLibrary(d))
+func TestUnknownNumbersAreErrors(t *testing.T) { onHosts(t, false, testUnknownNumbers) }
+
+func testUnknownNumbers(t *testing.T, g *guest, _ string) {
 	file, errno := g.lookup(rootID, "file")
 	require.Zero(t, errno)
 	_, errno = g.call(3, 12345, make([]byte, 16))
@@ -274,9 +300,9 @@ func TestUnknownNumbersAreErrors(t *testing.T) {
 	require.Equal(t, unix.ENOSYS, errno, "files are not polled")
 }
 
-func TestReadOnlyIsKeptByTheHost(t *testing.T) {
-	d, path := newDir(t, true)
-	g := newGuest(t, newLibrary(d))
+func TestReadOnlyIsKeptByTheHost(t *testing.T) { onHosts(t, true, testReadOnly) }
+
+func testReadOnly(t *testing.T, g *guest, path string) {
 	file, errno := g.lookup(rootID, "file")
 	require.Zero(t, errno)
 	for op, body := range map[uint32][]byte{
@@ -369,20 +395,27 @@ func chownAsUser(path string) error {
 // FuzzServe gives a server two messages of a guest that keeps no rules. There is nothing outside that it may change.
 func FuzzServe(f *testing.F) {
 	g := &guest{}
-	f.Add(g.message(1, 1, text("file")), g.message(14, 2, u32(2, 0)), true)
-	f.Add(g.message(27, 1, u32(0, 0)), g.message(44, 1, u64(1, 0), u32(4096, 0), u64(0), u32(0, 0)), true)
-	f.Add(g.message(12, 1, u64(1), text("file", "sub")), g.message(45, 1, u64(1), u64(2), text("sub", "file")), true)
-	f.Add(g.message(35, 1, u32(0x42, 0o644, 0, 0), text("x")), g.message(16, 2, u64(1, 5), u32(3, 0), u64(0, 0), []byte("abc")), false)
-	f.Add(g.message(42, 1, u32(1, 0), u64(1, 1)), g.message(47, 2, make([]byte, 56)), true)
-	f.Add(g.message(21, 1, u32(1, 0), text("user.a", "v")), g.message(4, 1, make([]byte, 88)), true)
-	f.Add(g.message(14, 1, u32(0, 0)), g.message(15, 1, u64(2, 0), u32(100, 0), u64(0), u32(0, 0)), false)
-	f.Add(g.message(27, 1, u32(0, 0)), g.message(44, 1, u64(2, 0), u32(300, 0), u64(0), u32(0, 0)), false)
-	f.Add(g.message(opInit, 0, u32(7, 38, 0, 0xffffffff)), g.message(36, 0, u64(1)), true)
-	f.Fuzz(func(t *testing.T, a, b []byte, host bool) {
+	for host := range byte(3) {
+		f.Add(g.message(1, 1, text("file")), g.message(14, 2, u32(2, 0)), host)
+		f.Add(g.message(27, 1, u32(0, 0)), g.message(44, 1, u64(1, 0), u32(4096, 0), u64(0), u32(0, 0)), host)
+		f.Add(g.message(12, 1, u64(1), text("file", "sub")), g.message(45, 1, u64(1), u64(2), text("sub", "file")), host)
+		f.Add(g.message(35, 1, u32(0x42, 0o644, 0, 0), text("x")), g.message(16, 2, u64(1, 5), u32(3, 0), u64(0, 0), []byte("abc")), host)
+		f.Add(g.message(42, 1, u32(1, 0), u64(1, 1)), g.message(47, 2, make([]byte, 56)), host)
+		f.Add(g.message(21, 1, u32(1, 0), text("user.a", "v")), g.message(4, 1, make([]byte, 88)), host)
+		f.Add(g.message(14, 1, u32(0, 0)), g.message(15, 1, u64(2, 0), u32(100, 0), u64(0), u32(0, 0)), host)
+		f.Add(g.message(27, 1, u32(0, 0)), g.message(44, 1, u64(2, 0), u32(300, 0), u64(0), u32(0, 0)), host)
+		f.Add(g.message(opInit, 0, u32(7, 38, 0, 0xffffffff)), g.message(36, 0, u64(1)), host)
+		f.Add(g.message(13, 1, u64(2), text("x")), g.message(6, 1, text("x", "../..")), host)
+		f.Add(g.message(9, 1, u32(0o755, 0), text("x")), g.message(11, 1, text("sub")), host)
+		f.Add(g.message(8, 1, u32(0o100644, 0, 0, 0), text("x")), g.message(10, 1, text("file")), host)
+	}
+	f.Fuzz(func(t *testing.T, a, b []byte, host byte) {
 		var fs backend
-		if host {
+		if host%3 > 0 {
 			d, path := newDir(t, false)
-			fs = newLibrary(d)
+			if fs = newLibrary(d); host%3 == 2 {
+				fs = newTree(t, path, false)
+			}
 			defer func() {
 				b, err := os.ReadFile(filepath.Join(path, "..", "secret"))
 				require.NoError(t, err)

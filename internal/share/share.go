@@ -2,7 +2,7 @@
 //
 // The guest's kernel has a FUSE mount, whose messages the agent carries over a stream; this side answers them. The guest
 // may be hostile: every message is checked before it is parsed, what it can make the host remember is bounded, and a
-// directory is confined by the host's kernel to what is below it, whatever links say.
+// directory is confined to what is below it, whatever links say: by the host's kernel on Linux, by os.Root on macOS.
 package share
 
 import (
@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strings"
 	"sync"
 
@@ -34,11 +33,15 @@ type served struct {
 
 // openSource opens what is shared. file tells that its root is a regular file. A path that cannot be opened is ErrInvalid.
 func openSource(src Source) (f *served, file bool, err error) {
-	if src.FS != nil {
+	switch fsys := src.FS.(type) {
+	case nil:
+		f, file, err = openPath(src)
+	case Portable:
+		f, file, err = openTree(fsys.Path, false)
+	default:
 		v := newValue(src.FS)
 		return &served{v, v.close}, false, nil
 	}
-	f, file, err = openPath(src)
 	if err != nil && !errors.Is(err, errs.ErrUnsupported) {
 		err = fmt.Errorf("%w: %w", errs.ErrInvalid, err)
 	}
@@ -48,17 +51,17 @@ func openSource(src Source) (f *served, file bool, err error) {
 	return f, file, nil
 }
 
-// openRoot opens a directory of the host as a file system that is read only and confined by os.Root, on any system.
-func openRoot(path string) (*served, bool, error) {
-	root, err := os.OpenRoot(path)
-	if err != nil {
-		return nil, false, err
-	}
-	v := newValue(root.FS())
-	return &served{v, func() {
-		v.close()
-		root.Close()
-	}}, false, nil
+// Portable is a directory or a file of the host that is served as on other systems than Linux, as an fs.FS that a container
+// may write. It is for tests of that where there is something better.
+type Portable struct {
+	fs.FS        // not nil; nothing asks it
+	Path  string // absolute
+}
+
+// ReadOnly tells whether nobody can write a file system.
+func ReadOnly(fsys fs.FS) bool {
+	_, writable := fsys.(Portable)
+	return !writable
 }
 
 // Stream carries messages as frames of kind FrameFuse. Send is called by many goroutines, Recv by one.

@@ -1,24 +1,22 @@
-//go:build !linux
+//go:build !linux && !darwin
 
 package share
 
 import (
 	"fmt"
-	"os"
+	"runtime"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 )
 
-// openPath opens a directory of the host, which is read only: what writes has the structures and the calls of Linux.
-func openPath(src Source) (*served, bool, error) {
-	st, err := os.Stat(src.Path)
-	switch {
-	case err != nil:
-		return nil, false, err
-	case !src.ReadOnly || !st.IsDir():
-		return nil, false, fmt.Errorf("%w: from this system directories are shared, read-only", errs.ErrUnsupported)
-	}
-	return openRoot(src.Path)
+// openPath refuses: what serves directories has the calls of Unix.
+func openPath(Source) (*served, bool, error) {
+	return nil, false, fmt.Errorf("%w: directories of %s cannot be shared, an fs.FS can", errs.ErrUnsupported, runtime.GOOS)
+}
+
+// openTree refuses as openPath.
+func openTree(path string, readOnly bool) (*served, bool, error) {
+	return openPath(Source{Path: path, ReadOnly: readOnly})
 }
 
 // hostError is the number of an error of the host's system in the guest. They are not the same.

@@ -76,7 +76,7 @@ func TestReadOnlyTrees(t *testing.T) {
 	files["dir/link"] = &fstest.MapFile{Data: []byte("n"), Mode: fs.ModeSymlink | 0o777}
 	want = append(want, "link")
 	require.NoError(t, os.CopyFS(path, files))
-	root, _, err := openRoot(path)
+	root, _, err := openTree(path, true)
 	require.NoError(t, err)
 	t.Cleanup(root.close)
 	d, _, err := openDir(path, true)
@@ -129,7 +129,7 @@ func text0(s string) []byte { return append([]byte(s), 0) }
 // TestRootIsConfined looks for a way out of a directory that is shared by os.Root.
 func TestRootIsConfined(t *testing.T) {
 	_, path := newDir(t, true)
-	root, _, err := openRoot(path)
+	root, _, err := openTree(path, true)
 	require.NoError(t, err)
 	t.Cleanup(root.close)
 	g := newGuest(t, root.fs)
@@ -178,7 +178,7 @@ func TestOpenSourceErrors(t *testing.T) {
 	for _, path := range []string{filepath.Join(t.TempDir(), "none"), "/proc/self/fd/none"} {
 		_, _, err := openSource(Source{Path: path})
 		require.True(t, errors.Is(err, errs.ErrInvalid), err)
-		_, _, err = openRoot(path)
+		_, _, err = openTree(path, true)
 		require.Error(t, err)
 	}
 }
