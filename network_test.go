@@ -75,6 +75,62 @@ func get(t testing.TB, c *http.Client, url string) string {
 	return string(b)
 }
 
+// datagrams answers each datagram with its text in capitals.
+const datagrams = `
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("", 7))
+print("ready", flush=True)
+while True:
+    text, peer = s.recvfrom(65536)
+    s.sendto(text.upper(), peer)
+`
+
+// TestUDP sends datagrams to a published port, each from a socket of its own, and by name from another container.
+func TestUDP(t *testing.T) {
+	rt := shared.get(t)
+	ctx := testContext(t)
+	newNetwork(t, rt, arcbox.NetworkSpec{Name: "udp"})
+	spec := arcbox.ContainerSpec{
+		Name: "echo", Image: shared.realPrograms(t), Args: []string{"python3", "-c", datagrams},
+		Networks: []arcbox.NetworkAttachment{{Network: "udp"}}, Ports: []arcbox.PortMapping{{ContainerPort: 7, Protocol: "udp"}},
+	}
+	server := start(t, rt, spec)
+	require.NoError(t, rt.WaitFor(ctx, server.ID, arcbox.ForLog("ready", 1)))
+	require.Len(t, server.Ports, 1)
+	var peers []net.Conn
+	for i := range 3 {
+		c, err := net.Dial("udp", fmt.Sprintf("127.0.0.1:%d", server.Ports[0].HostPort))
+		require.NoError(t, err)
+		defer c.Close()
+		defer context.AfterFunc(ctx, func() { c.Close() })()
+		_, err = fmt.Fprintf(c, "from %d", i)
+		require.NoError(t, err)
+		peers = append(peers, c)
+	}
+	answer := make([]byte, 1<<16)
+	for i, c := range peers {
+		n, err := c.Read(answer)
+		require.NoError(t, err)
+		require.Equal(t, fmt.Sprint("FROM ", i), string(answer[:n]))
+	}
+	client := spec
+	client.Name, client.Ports = "", nil
+	client.Args = []string{"python3", "-c", `
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.sendto(b"x" * 9000, ("echo", 7))
+print(s.recv(65536) == b"X" * 9000)
+`}
+	require.Equal(t, "True\n", run(t, rt, client, arcbox.RunOptions{}).stdout)
+	require.NoError(t, rt.KillContainer(ctx, server.ID, "KILL"))
+	_, err := rt.WaitContainer(ctx, server.ID, arcbox.WaitOptions{})
+	require.NoError(t, err)
+	c, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", server.Ports[0].HostPort))
+	require.NoError(t, err, "the port is free again")
+	require.NoError(t, c.Close())
+}
+
 func TestNetworkOfContainers(t *testing.T) {
 	rt := shared.get(t)
 	ctx := testContext(t)
