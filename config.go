@@ -180,7 +180,7 @@ type RegistryConfig struct {
 	// Keychain finds credentials. nil uses docker's config file and its credential helpers, then podman's.
 	Keychain authn.Keychain
 	// PlainHTTP names hosts, with port where they have one, that are spoken to by http. localhost and loopback addresses
-	// always are. Everything else is spoken to by https.
+	// are where they do not speak https. Everything else is spoken to by https.
 	PlainHTTP []string
 	// Mirrors are asked before a registry when an image is pulled, by the registry's host as references have it
 	// ("docker.io"), in their order; the registry itself is asked last, and alone gets what is pushed. A mirror is

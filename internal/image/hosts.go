@@ -30,17 +30,20 @@ type repo struct {
 	tries  int    // of one request
 }
 
-// plainHTTP tells whether a registry is spoken to without TLS.
-func (s *Store) plainHTTP(host string) bool {
+// plainHTTP tells whether a registry may be spoken to without TLS.
+func (s *Store) plainHTTP(host string) bool { return loopback(host) || s.namedPlain(host) }
+
+// namedPlain tells whether the configuration says that a registry has no TLS.
+func (s *Store) namedPlain(host string) bool { return s.cfg.PlainHTTP != nil && s.cfg.PlainHTTP(host) }
+
+func loopback(host string) bool {
 	bare := host
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		bare = h
 	}
 	bare = strings.Trim(bare, "[]")
-	if ip := net.ParseIP(bare); bare == "localhost" || (ip != nil && ip.IsLoopback()) {
-		return true
-	}
-	return s.cfg.PlainHTTP != nil && s.cfg.PlainHTTP(host)
+	ip := net.ParseIP(bare)
+	return bare == "localhost" || (ip != nil && ip.IsLoopback())
 }
 
 // schemeGuard refuses requests without TLS to hosts that are not allowed them, whoever makes them or redirects there, and
@@ -96,7 +99,9 @@ func (s *Store) connect(ctx context.Context, named reference.Named, tries int, a
 	var guarded http.RoundTripper = schemeGuard{s: s, next: s.transport}
 	scheme := "https"
 	if plain {
-		scheme = "http"
+		scheme = "http" // or what the registry answered to: the library sees to that
+	}
+	if s.namedPlain(host) {
 		guarded = noTLS{host: rep.RegistryStr(), next: guarded}
 	}
 	r := &repo{s: s, host: rep.RegistryStr(), base: scheme + "://" + rep.RegistryStr() + "/v2/" + rep.RepositoryStr(), tries: tries}

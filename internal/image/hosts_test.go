@@ -152,6 +152,30 @@ func TestOwnCA(t *testing.T) {
 	require.ErrorContains(t, err, "certificate")
 }
 
+// TestLoopbackWithTLS has a registry with TLS where most have none.
+func TestLoopbackWithTLS(t *testing.T) {
+	reg := imagetest.NewRegistry(t)
+	reg.Push(t, "app", "1", threeLayers(t))
+	srv := httptest.NewUnstartedServer(reg)
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	host := srv.Listener.Addr().String()
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
+	s := openStore(t, func(c *Config) { c.CA = ca })
+	got, err := s.Pull(t.Context(), host+"/app:1", PullOptions{})
+	require.NoError(t, err)
+	require.NoError(t, s.Tag(t.Context(), got.ID.String(), host+"/other:1"))
+	_, err = s.Push(t.Context(), host+"/other:1", PushOptions{})
+	require.NoError(t, err)
+	_, err = openStore(t).Pull(t.Context(), host+"/app:1", PullOptions{})
+	require.ErrorIs(t, err, errs.ErrUnavailable)
+	require.ErrorContains(t, err, "certificate")
+	s = openStore(t, func(c *Config) { c.CA, c.PlainHTTP = ca, func(string) bool { return true } })
+	_, err = s.Pull(t.Context(), host+"/app:1", PullOptions{})
+	require.ErrorIs(t, err, errs.ErrUnavailable, "the configuration says that it has no TLS")
+}
+
 // tunnel joins the client of a proxy with addr.
 func tunnel(w http.ResponseWriter, addr string) {
 	far, err := net.Dial("tcp", addr)

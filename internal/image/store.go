@@ -34,8 +34,8 @@ type Config struct {
 	// Keychain finds credentials for a registry; nil is keychain.Docker, which reads Docker's configuration file and
 	// credential helpers, then Podman's.
 	Keychain authn.Keychain
-	// PlainHTTP tells whether a registry host ("host" or "host:port") is spoken to without TLS; nil says so for localhost
-	// and loopback addresses only, which are plain whatever the function says.
+	// PlainHTTP tells whether a registry host ("host" or "host:port") is spoken to without TLS; nil is none. localhost and
+	// loopback addresses are asked with TLS first and then without, unless the function says that they have none.
 	PlainHTTP func(host string) bool
 	// Mirrors are asked before a registry, by the registry's host as references have it ("docker.io"), in their order; the
 	// registry itself is asked last. A mirror is "host[:port][/path]", without a scheme: PlainHTTP holds for it too.
