@@ -24,7 +24,7 @@ func (c *cli) pullCommand() *cobra.Command {
 			return c.transfer(cmd.Context(), func(ctx context.Context, rt *arcbox.Runtime, d *display) (string, error) {
 				o.Progress = d.pull
 				i, err := rt.PullImage(ctx, args[0], o)
-				return "pulled " + nameOf(i), err
+				return fmt.Sprint("pulled ", args[0], " ", shortID(i.ID)), err
 			})
 		},
 	}
