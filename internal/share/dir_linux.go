@@ -24,6 +24,7 @@ type dir struct {
 	handles            handles
 	locks              locks
 	ahead              aheadFunc // nil tells nobody
+	listed             budget
 	once               sync.Once
 }
 

@@ -318,6 +318,9 @@ func (d *dir) release(fh uint64) {
 		}
 		d.nodes.closed(h.n, h.fd)
 		h.close()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.unload(&d.listed)
 	}
 }
 
@@ -364,7 +367,7 @@ func (d *dir) list(in *fuse.ReadIn, add func(n *node, fd int, e fuse.DirEntry) b
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		if in.Offset == 0 {
-			h.entries, h.ended = nil, false
+			h.unload(&d.listed)
 			if _, err := unix.Seek(fd, 0, unix.SEEK_SET); err != nil {
 				return err
 			}
@@ -375,7 +378,7 @@ func (d *dir) list(in *fuse.ReadIn, add func(n *node, fd int, e fuse.DirEntry) b
 					d.nodes.reading(h.n, 0, len(h.entries))
 					return nil
 				}
-				if err := h.more(fd); err != nil {
+				if err := h.more(fd, &d.listed); err != nil {
 					return err
 				}
 			}
@@ -386,12 +389,24 @@ func (d *dir) list(in *fuse.ReadIn, add func(n *node, fd int, e fuse.DirEntry) b
 	}))
 }
 
+// unload forgets the entries of a directory. The caller holds mu.
+func (h *handle) unload(all *budget) {
+	all.give(len(h.entries))
+	h.entries, h.ended = nil, false
+}
+
 // more reads more entries of a directory. The caller holds mu.
-func (h *handle) more(fd int) error {
+func (h *handle) more(fd int, all *budget) error {
 	if len(h.entries) >= maxEntries {
 		return unix.EOVERFLOW
 	}
 	var buf [32 << 10]byte
+	const most = len(buf) / 24 // the shortest entry
+	if !all.take(most) {
+		return unix.ENFILE
+	}
+	before := len(h.entries)
+	defer func() { all.give(most - (len(h.entries) - before)) }()
 	n, err := unix.Getdents(fd, buf[:])
 	if err != nil {
 		return err

@@ -202,6 +202,9 @@ func (t *tree) release(fh uint64) {
 	}
 	t.nodes.closed(o.n, int(fh))
 	o.close()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.unload(&t.listed)
 }
 
 func (o *opened) readAt(offset uint64, size uint32, r *reply) error {
@@ -249,27 +252,36 @@ func (t *tree) openDir(id uint64, r *reply) error {
 	})
 }
 
+// unload forgets the names in a directory. The caller holds mu.
+func (o *opened) unload(all *budget) {
+	all.give(len(o.names))
+	o.names, o.read = nil, false
+}
+
 // load reads the names in a directory. The caller holds mu.
-func (o *opened) load() error {
+func (o *opened) load(all *budget) error {
+	o.unload(all)
 	f, err := o.root.Open(".")
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	o.names, o.read = []string{".", ".."}, false
-	for {
-		more, err := f.Readdirnames(4096)
+	for more := []string{".", ".."}; ; {
 		if len(o.names)+len(more) > maxEntries {
 			return eOVERFLOW
 		}
-		o.names = append(o.names, slices.DeleteFunc(more, func(s string) bool { return nameError(s) != 0 })...)
-		if errors.Is(err, io.EOF) {
-			o.read = true
+		if !all.take(len(more)) {
+			return eNFILE
+		}
+		o.names = append(o.names, more...)
+		if o.read = errors.Is(err, io.EOF); o.read {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
+		more, err = f.Readdirnames(4096)
+		more = slices.DeleteFunc(more, func(s string) bool { return nameError(s) != 0 })
 	}
 }
 
@@ -281,7 +293,7 @@ func (t *tree) list(o *opened, offset uint64, size uint32, plus bool, r *reply) 
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if offset == 0 || !o.read {
-		if err := o.load(); err != nil {
+		if err := o.load(&t.listed); err != nil {
 			return err
 		}
 	}

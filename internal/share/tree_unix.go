@@ -27,6 +27,7 @@ type tree struct {
 	uid, gid uint32
 	nodes    *nodes
 	ahead    aheadFunc // nil tells nobody
+	listed   budget
 
 	mu   sync.Mutex
 	open map[uint64]*opened

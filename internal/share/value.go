@@ -27,6 +27,7 @@ type value struct {
 	lists  map[uint64][]listEntry
 	next   uint64
 	heat   heat
+	listed budget
 }
 
 var _ backend = (*value)(nil)
@@ -110,7 +111,9 @@ func (v *value) answer(op uint32, node uint64, msg []byte, r *reply) errno {
 	case opReleaseDir:
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		delete(v.lists, binary.LittleEndian.Uint64(body))
+		fh := binary.LittleEndian.Uint64(body)
+		v.listed.give(len(v.lists[fh]))
+		delete(v.lists, fh)
 		return 0
 	case opAccess:
 		_, code := v.get(node)
@@ -368,7 +371,7 @@ func (v *value) openDir(node uint64, r *reply) errno {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if len(v.lists) >= maxHandles {
+	if len(v.lists) >= maxHandles || !v.listed.take(len(list)) {
 		return eNFILE
 	}
 	if n := v.byID[node]; n != nil {

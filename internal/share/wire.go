@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -82,6 +83,24 @@ const (
 	maxLinks   = 8       // names of one file
 	maxEntries = 1 << 20 // of a directory that is open
 )
+
+// budget counts the names that all open directories of a share remember, which a guest may open as often as it likes. Its
+// zero value is ready.
+type budget struct{ used atomic.Int64 }
+
+const maxListed = 2 * maxEntries
+
+// take asks for n names more.
+func (b *budget) take(n int) bool {
+	if b.used.Add(int64(n)) <= maxListed {
+		return true
+	}
+	b.give(n)
+	return false
+}
+
+// give takes back n names.
+func (b *budget) give(n int) { b.used.Add(-int64(n)) }
 
 // rootID is the number of a share's root in the protocol.
 const rootID = 1
