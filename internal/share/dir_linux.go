@@ -41,7 +41,7 @@ func openDir(path string, readOnly bool) (d *dir, file bool, err error) {
 	}
 	is := identify(&st)
 	d = &dir{
-		RawFileSystem: fuse.NewDefaultRawFileSystem(), root: fd, rootDev: is.dev, readOnly: readOnly, owners: newOwners(), nodes: newNodes(is),
+		RawFileSystem: fuse.NewDefaultRawFileSystem(), root: fd, rootDev: is.dev, readOnly: readOnly, owners: newOwners(), nodes: newNodes(is), handles: handles{most: handleLimit()},
 	}
 	return d, is.kind != unix.S_IFDIR, nil
 }

@@ -25,13 +25,14 @@ type handle struct {
 type handles struct {
 	mu   sync.Mutex
 	all  map[uint64]*handle
+	most int // that there may be
 	next uint64
 }
 
 func (t *handles) add(h *handle) (uint64, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.all) >= maxHandles {
+	if len(t.all) >= t.most {
 		return 0, unix.ENFILE
 	}
 	if t.all == nil {

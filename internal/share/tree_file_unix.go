@@ -57,7 +57,7 @@ func (o *opened) stat() (st hostStat, err error) {
 func (t *tree) hold(o *opened) (uint64, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.open) >= maxHandles {
+	if len(t.open) >= t.most {
 		o.close()
 		return 0, eNFILE
 	}

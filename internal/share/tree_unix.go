@@ -31,6 +31,7 @@ type tree struct {
 
 	mu   sync.Mutex
 	open map[uint64]*opened
+	most int // that may be open
 	next uint64
 }
 
@@ -45,7 +46,7 @@ func openTree(path string, readOnly bool) (f *served, file bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	t := &tree{readOnly: readOnly, real: os.Geteuid() == 0, uid: uint32(os.Geteuid()), gid: uint32(os.Getegid()), open: make(map[uint64]*opened)}
+	t := &tree{readOnly: readOnly, real: os.Geteuid() == 0, uid: uint32(os.Geteuid()), gid: uint32(os.Getegid()), open: make(map[uint64]*opened), most: handleLimit()}
 	if !st.IsDir() {
 		path, t.base = filepath.Split(path)
 	}
