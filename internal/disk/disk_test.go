@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -26,27 +27,32 @@ func check(t *testing.T, path string) {
 // TestDisksAreClean makes disks of several sizes. Making the template of the default one takes half a minute under the
 // race detector, so it is kept where the tests with machines keep theirs; the others are made anew.
 func TestDisksAreClean(t *testing.T) {
+	t.Parallel()
 	kept, err := os.UserCacheDir()
 	require.NoError(t, err)
-	for _, size := range []int64{MinSize, MinSize + 1, 1 << 30, 9<<30 + 7<<20, 0} {
-		cache := t.TempDir()
-		if size == 0 {
-			cache = filepath.Join(kept, "arcbox-test", "boot", "disks")
-		}
-		path := filepath.Join(t.TempDir(), "disk")
-		require.NoError(t, Create(t.Context(), cache, path, size, Options{}))
-		want, err := Round(size)
-		require.NoError(t, err)
-		st, err := os.Stat(path)
-		require.NoError(t, err)
-		require.Equal(t, want, st.Size())
-		require.Equal(t, fs.FileMode(0o600), st.Mode())
-		require.Less(t, allocated(st), int64(8<<20), "the file is sparse")
-		check(t, path)
+	for _, size := range []int64{0, MinSize, MinSize + 1, 1 << 30, 9<<30 + 7<<20} { // what takes longest begins first
+		t.Run(strconv.FormatInt(size, 10), func(t *testing.T) {
+			t.Parallel()
+			cache := t.TempDir()
+			if size == 0 {
+				cache = filepath.Join(kept, "arcbox-test", "boot", "disks")
+			}
+			path := filepath.Join(t.TempDir(), "disk")
+			require.NoError(t, Create(t.Context(), cache, path, size, Options{}))
+			want, err := Round(size)
+			require.NoError(t, err)
+			st, err := os.Stat(path)
+			require.NoError(t, err)
+			require.Equal(t, want, st.Size())
+			require.Equal(t, fs.FileMode(0o600), st.Mode())
+			require.Less(t, allocated(st), int64(8<<20), "the file is sparse")
+			check(t, path)
+		})
 	}
 }
 
 func TestTemporaryDiskIsTheSame(t *testing.T) {
+	t.Parallel()
 	cache, dir := t.TempDir(), t.TempDir()
 	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
 	require.NoError(t, Create(t.Context(), cache, a, MinSize, Options{}))
@@ -93,6 +99,7 @@ func TestCreateObeysContext(t *testing.T) {
 
 // TestDamagedTemplateIsMadeAgain damages the template in several ways.
 func TestDamagedTemplateIsMadeAgain(t *testing.T) {
+	t.Parallel()
 	cache := t.TempDir()
 	first := filepath.Join(t.TempDir(), "disk")
 	require.NoError(t, Create(t.Context(), cache, first, MinSize, Options{}))
@@ -119,6 +126,7 @@ func TestDamagedTemplateIsMadeAgain(t *testing.T) {
 }
 
 func TestManyCreateAtOnce(t *testing.T) {
+	t.Parallel()
 	cache, dir := t.TempDir(), t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(cache, ".tmp-left"), nil, 0o600))
 	var wg sync.WaitGroup
