@@ -179,3 +179,16 @@ func TestHandlesAreBounded(t *testing.T) {
 		})
 	}
 }
+
+// TestTreeHandleThatCloses asks for a file without a name while its last handle is being closed.
+func TestTreeHandleThatCloses(t *testing.T) {
+	tr := newTree(t, t.TempDir(), false).(*tree)
+	g := newGuest(t, tr)
+	file, fh, code := g.create(rootID, "file", uint32(os.O_RDWR), 0o600)
+	require.Zero(t, code)
+	_, code = g.call(opUnlink, rootID, text0("file"))
+	require.Zero(t, code)
+	require.NoError(t, tr.open[fh].file.Close())
+	_, code = g.call(opGetAttr, file, make([]byte, 16))
+	require.Equal(t, unix.ENOENT, code)
+}

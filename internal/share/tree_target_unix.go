@@ -3,6 +3,7 @@
 package share
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"syscall"
@@ -71,6 +72,10 @@ func (f *namedFile) with(fn func(fd int) error) error {
 // open opens the file, and no other one that has got its name meanwhile. It does not wait, and gets no terminal.
 func (f *namedFile) open(flags int) (*os.File, error) {
 	file, err := f.r.OpenFile(f.name, flags|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
+	var host syscall.Errno
+	if err != nil && (!errors.As(err, &host) || host == syscall.ELOOP) { // it has become a link
+		return nil, eSTALE
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -228,11 +228,9 @@ func (t *tree) file(id uint64, fn func(n *node, f target) error) error {
 		missing = err
 	}
 	if o := t.anyOpen(n); o != nil {
-		st, err := o.stat()
-		if err != nil {
-			return err
+		if st, err := o.stat(); err == nil { // or it has just been closed
+			return fn(n, &heldFile{t, o, st})
 		}
-		return fn(n, &heldFile{t, o, st})
 	}
 	return t.gone(missing)
 }
