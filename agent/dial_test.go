@@ -138,7 +138,7 @@ func TestHostileDialFrames(t *testing.T) {
 			conn, err := c.DialContainer(t.Context(), api.DialRequest{ID: "c", Network: "tcp", Address: "127.0.0.1:1"})
 			require.NoError(t, err)
 			defer conn.Close()
-			require.NoError(t, conn.SetDeadline(time.Now().Add(time.Minute)))
+			_ = conn.SetDeadline(time.Now().Add(time.Minute)) // a pipe whose other end has been closed takes none
 			for range 2 {
 				_, err = conn.Read(make([]byte, 1))
 				require.ErrorIs(t, err, tt.want)
