@@ -134,6 +134,8 @@ func TestExecEndsWithItsContainer(t *testing.T) {
 	exit, err := p.Wait(ctx)
 	require.NoError(t, err)
 	require.Equal(t, 137, exit.Code)
+	_, err = c.Wait(ctx) // of their ends, that of either may be told first
+	require.NoError(t, err)
 	_, err = rt.Exec(ctx, c.ID(), arcbox.ExecSpec{Args: []string{"true"}}, arcbox.ExecOptions{})
 	require.ErrorIs(t, err, arcbox.ErrConflict)
 	require.NoError(t, rt.RemoveContainer(ctx, c.ID(), arcbox.RemoveOptions{}))
