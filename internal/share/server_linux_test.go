@@ -323,7 +323,12 @@ func testReadOnly(t *testing.T, g *guest, path string) {
 }
 
 // TestOwnersWithoutRoot changes owners as a user who may not.
-func TestOwnersWithoutRoot(t *testing.T) {
+func TestOwnersWithoutRoot(t *testing.T) { asAnotherUser(t, ownerTest) }
+
+// asAnotherUser has the test binary run a test of a directory with a file of root and a directory of its own, as a user who
+// is not root, and returns what it printed.
+func asAnotherUser(t *testing.T, test string) string {
+	t.Helper()
 	needs.Root(t, "becoming another user")
 	path, err := os.MkdirTemp("", "share-test")
 	require.NoError(t, err)
@@ -336,10 +341,11 @@ func TestOwnersWithoutRoot(t *testing.T) {
 	require.NoError(t, os.Chmod(path, 0o755))
 	require.NoError(t, os.Mkdir(filepath.Join(path, "dir"), 0o755))
 	require.NoError(t, os.Chown(filepath.Join(path, "dir"), 12345, 12345))
-	cmd := exec.Command(exe, ownerTest, path)
+	cmd := exec.CommandContext(t.Context(), exe, test, path)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 12345, Gid: 12345}}
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(out))
+	return strings.TrimSpace(string(out))
 }
 
 // chownAsUser changes the owner of a file on a share, and looks at it from a new one.

@@ -7,18 +7,14 @@ import (
 	"io/fs"
 	"math"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
-
-	"github.com/arcboxlabs/arcbox-go/internal/needs"
 )
 
 // setting is a change of attributes.
@@ -258,23 +254,7 @@ func TestTreeMeetsOtherFiles(t *testing.T) {
 
 // TestTreeWithoutRoot changes owners as a user who may not.
 func TestTreeWithoutRoot(t *testing.T) {
-	needs.Root(t, "becoming another user")
-	path, err := os.MkdirTemp("", "share-test")
-	require.NoError(t, err)
-	defer os.RemoveAll(path)
-	exe := filepath.Join(path, "exe")
-	b, err := os.ReadFile("/proc/self/exe")
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(exe, b, 0o755))
-	require.NoError(t, os.WriteFile(filepath.Join(path, "of-root"), nil, 0o644))
-	require.NoError(t, os.Chmod(path, 0o755))
-	require.NoError(t, os.Mkdir(filepath.Join(path, "dir"), 0o755))
-	require.NoError(t, os.Chown(filepath.Join(path, "dir"), 12345, 12345))
-	cmd := exec.CommandContext(t.Context(), exe, treeTest, path)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 12345, Gid: 12345}}
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, string(out))
-	require.Equal(t, "65534:65534 0:0 3:4 3:70", strings.TrimSpace(string(out)))
+	require.Equal(t, "65534:65534 0:0 3:4 3:70", asAnotherUser(t, treeTest))
 }
 
 // treeTest makes the test binary change owners as another user.
