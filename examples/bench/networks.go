@@ -81,20 +81,24 @@ type route struct {
 // slirpSetup gives the machine's second interface the address that QEMU's user network has for it.
 const slirpSetup = "busybox ip addr add 10.0.2.15/24 dev eth1 && busybox ip link set eth1 up && busybox ip route add default via 10.0.2.2 && "
 
-// slirp lets the machine have an interface on QEMU's user network besides its own: by a script in place of QEMU.
+// slirp lets the machine have an interface on QEMU's user network besides its own.
 func (b *suite) slirp(cfg *arcbox.Config) (*route, error) {
-	name := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]
-	qemu, err := exec.LookPath("qemu-system-" + name)
-	if err != nil {
-		return nil, err
-	}
 	free := httptest.NewServer(nil)
 	at := free.Listener.Addr().String()
 	free.Close()
-	script := fmt.Sprintf("#!/bin/sh\ncase \"$1\" in --version) exec %[1]s --version;; esac\n"+
-		"exec %[1]s \"$@\" -netdev user,id=user,hostfwd=tcp:%[2]s-10.0.2.15:80 -device virtio-net-pci,netdev=user,romfile=\n", qemu, at)
-	cfg.VM.QEMU, cfg.VM.Template = filepath.Join(b.dir, "qemu-user"), arcbox.TemplateOff
-	return &route{url: "http://" + at + "/"}, os.WriteFile(cfg.VM.QEMU, []byte(script), 0o755)
+	return &route{url: "http://" + at + "/"}, b.besides(cfg,
+		"-netdev user,id=user,hostfwd=tcp:"+at+"-10.0.2.15:80 -device virtio-net-pci,netdev=user,romfile=")
+}
+
+// besides gives machines devices that the driver does not, by a script in place of QEMU.
+func (b *suite) besides(cfg *arcbox.Config, args string) error {
+	qemu, err := exec.LookPath("qemu-system-" + map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH])
+	if err != nil {
+		return err
+	}
+	script := fmt.Sprintf("#!/bin/sh\ncase \"$1\" in --version) exec %[1]s --version;; esac\nexec %[1]s \"$@\" %[2]s\n", qemu, args)
+	cfg.VM.QEMU, cfg.VM.Template = filepath.Join(b.dir, "qemu-besides"), arcbox.TemplateOff
+	return os.WriteFile(cfg.VM.QEMU, []byte(script), 0o755)
 }
 
 // compare measures all ways in turn, and tells how many times as fast as the last one the first is.

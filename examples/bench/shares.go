@@ -46,11 +46,10 @@ func (b *suite) shares() error {
 			return err
 		}
 	}
+	mounts := []arcbox.Mount{{Type: arcbox.MountBind, Source: dir, Target: "/s"}}
 	values, theirs := map[string][]float64{}, map[string][]float64{}
 	for range b.rounds {
-		if err := b.shareOnce(rt, values, arcbox.ContainerSpec{
-			Args: []string{"/s/run", "/s"}, Mounts: []arcbox.Mount{{Type: arcbox.MountBind, Source: dir, Target: "/s"}},
-		}); err != nil {
+		if err := b.shareOnce(rt, values, arcbox.ContainerSpec{Args: []string{"/s/run", "/s"}, Mounts: mounts}); err != nil {
 			return err
 		}
 		if stop == nil {
@@ -60,7 +59,6 @@ func (b *suite) shares() error {
 			return fmt.Errorf("virtio-fs: %w", err)
 		}
 	}
-	mounts := []arcbox.Mount{{Type: arcbox.MountBind, Source: dir, Target: "/s"}}
 	ways := []gitWay{{values: values, spec: arcbox.ContainerSpec{Mounts: mounts}}}
 	if stop != nil {
 		ways = append(ways, gitWay{values: theirs, mount: virtiofsMount, spec: arcbox.ContainerSpec{Privileged: true}})
@@ -78,21 +76,25 @@ func (b *suite) shares() error {
 // virtiofsMount mounts what virtiofs offers.
 const virtiofsMount = "busybox mkdir /s && busybox mount -t virtiofs bench /s && "
 
-// virtiofs lets the machine have a directory by QEMU's virtio-fs besides, by a script in place of QEMU, and returns what ends
-// its server; nil where there is none. Such a machine shares its memory with the server, so it cannot come from a template.
+// virtiofs lets the machine have a directory by QEMU's virtio-fs besides, and returns what ends its server; nil where there is
+// none. Such a machine shares its memory with the server, so it cannot come from a template.
 func (b *suite) virtiofs(cfg *arcbox.Config, dir string) (stop func(), err error) {
 	server := "/usr/lib/qemu/virtiofsd" // where Debian has it
-	qemu, err := exec.LookPath("qemu-system-x86_64")
-	if _, serr := os.Stat(server); err != nil || serr != nil || os.Getuid() != 0 || runtime.GOARCH != "amd64" {
+	if _, err := os.Stat(server); err != nil || os.Getuid() != 0 || runtime.GOARCH != "amd64" {
 		fmt.Fprintln(os.Stderr, "bench: shares are not compared with virtio-fs: that needs root, amd64 and", server)
 		return nil, nil
 	}
 	socket := filepath.Join(b.dir, "virtiofs.sock")
+	cfg.VM.Forkable = true
+	if err := b.besides(cfg, "-chardev socket,id=virtiofs,path="+socket+" -device vhost-user-fs-pci,chardev=virtiofs,tag=bench"); err != nil {
+		return nil, err
+	}
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
 	defer listener.Close()
+	listener.SetUnlinkOnClose(false)
 	file, err := listener.File()
 	if err != nil {
 		return nil, err
@@ -103,14 +105,10 @@ func (b *suite) virtiofs(cfg *arcbox.Config, dir string) (stop func(), err error
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	listener.SetUnlinkOnClose(false)
-	script := fmt.Sprintf("#!/bin/sh\ncase \"$1\" in --version) exec %[1]s --version;; esac\n"+
-		"exec %[1]s \"$@\" -chardev socket,id=virtiofs,path=%[2]s -device vhost-user-fs-pci,chardev=virtiofs,tag=bench\n", qemu, socket)
-	cfg.VM.QEMU, cfg.VM.Template, cfg.VM.Forkable = filepath.Join(b.dir, "qemu-virtiofs"), arcbox.TemplateOff, true
 	return func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-	}, os.WriteFile(cfg.VM.QEMU, []byte(script), 0o755)
+	}, nil
 }
 
 // loadVirtiofs loads the module of virtio-fs, which machines in QEMU have no use for otherwise.
@@ -130,13 +128,12 @@ func (b *suite) loadVirtiofs(rt *arcbox.Runtime) error {
 }
 
 func reportShares(prefix string, values map[string][]float64) {
-	for _, v := range []struct{ name, as, unit string }{
-		{"stat_us", "stat_us", "us"}, {"stat_cold_us", "stat_cold_us", "us"}, {"miss_us", "miss_us", "us"},
-		{"read_mb_s", "read_mb_s", "MB/s"}, {"write_mb_s", "write_mb_s", "MB/s"}, {"walk_ms", "walk_10000_ms", "ms"},
-		{"git_status_10000_ms", "git_status_10000_ms", "ms"}, {"git_status_10000_again_ms", "git_status_10000_again_ms", "ms"},
+	for _, v := range []struct{ name, unit string }{
+		{"stat_us", "us"}, {"stat_cold_us", "us"}, {"miss_us", "us"}, {"read_mb_s", "MB/s"}, {"write_mb_s", "MB/s"}, {"walk_10000_ms", "ms"},
+		{"git_status_10000_ms", "ms"}, {"git_status_10000_again_ms", "ms"},
 	} {
 		if len(values[v.name]) > 0 {
-			report(prefix+v.as, v.unit, values[v.name])
+			report(prefix+v.name, v.unit, values[v.name])
 		}
 	}
 }
@@ -196,8 +193,8 @@ func (b *suite) gitStatus(rt *arcbox.Runtime, dir string, ways ...gitWay) error 
 // statusTwice keeps the directory mounted meanwhile, so that the guest remembers what it has seen.
 func (b *suite) statusTwice(rt *arcbox.Runtime, image string, way gitWay) error {
 	spec := way.spec
-	spec.Image, spec.Entrypoint, spec.Args = image, busybox("sh", "-c"), []string{way.mount + "busybox echo mounted && busybox sleep 1000"}
-	spec.Entrypoint[0] = "/bin/busybox"
+	spec.Image, spec.Entrypoint = image, []string{"/bin/busybox", "sh", "-c"}
+	spec.Args = []string{way.mount + "busybox echo mounted && busybox sleep 1000"}
 	p, err := rt.RunContainer(b.ctx, spec, arcbox.RunOptions{})
 	if err != nil {
 		return err
