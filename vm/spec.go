@@ -2,6 +2,7 @@ package vm
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
@@ -17,6 +18,8 @@ const (
 	MaxSlot       = 16384
 	MaxDiskID     = 20 // bytes: what a SCSI serial number takes
 	MaxShareTag   = 35 // bytes: what virtio-fs takes, without the zero after it
+	MaxBays       = 16
+	MaxBaySize    = 1 << 40 // bytes
 )
 
 // Complete returns the Spec with every default filled in, where "" for Arch becomes hostArch. It returns ErrInvalid for
@@ -60,6 +63,9 @@ func (s Spec) check() error {
 	case strings.ContainsAny(s.Cmdline, "\x00\n\r"):
 		return fmt.Errorf("kernel command line has a line break or zero byte")
 	}
+	if err := s.checkBays(); err != nil {
+		return err
+	}
 	seen, slots := make(map[string]bool), make(map[int]bool)
 	for _, d := range s.Disks {
 		if err := d.Check(); err != nil {
@@ -75,9 +81,41 @@ func (s Spec) check() error {
 		if d.Slot == 0 && s.State != "" {
 			return fmt.Errorf("disk %q of a machine that goes on from a saved state: it needs its slot", d.ID)
 		}
+		if b, ok := s.Bay(d.Slot); ok && b.ReadOnly != d.ReadOnly {
+			return fmt.Errorf("disk %q in bay %d: either of them is read-only: choose another slot", d.ID, d.Slot)
+		}
 		slots[d.Slot] = true
 	}
 	return s.checkShares()
+}
+
+func (s Spec) checkBays() error {
+	if len(s.Bays) > MaxBays {
+		return fmt.Errorf("%d bays: at most %d are possible", len(s.Bays), MaxBays)
+	}
+	for i, b := range s.Bays {
+		if b.Size <= 0 || b.Size > MaxBaySize || b.Size%bayUnit != 0 {
+			return fmt.Errorf("bay %d of %d bytes: use a multiple of %d up to %d", i+1, b.Size, bayUnit, int64(MaxBaySize))
+		}
+	}
+	return nil
+}
+
+// bayUnit is what the size of a bay is a multiple of.
+const bayUnit = 512
+
+// baySerial is what the serial number of a bay begins with, and that of no disk.
+const baySerial = "arcbox-bay-"
+
+// BaySerial returns the serial number by which a guest finds the bay in a slot.
+func BaySerial(slot int) string { return baySerial + strconv.Itoa(slot) }
+
+// Bay returns the bay in a slot, where there is one.
+func (s Spec) Bay(slot int) (Bay, bool) {
+	if slot < 1 || slot > len(s.Bays) {
+		return Bay{}, false
+	}
+	return s.Bays[slot-1], true
 }
 
 func (s Spec) checkShares() error {
@@ -96,10 +134,13 @@ func (s Spec) checkShares() error {
 	return nil
 }
 
-// Check returns ErrInvalid for a disk with a bad ID or without a path. It does not look at the file.
+// Check returns ErrInvalid for a disk with a bad ID, which that of a bay is too, or without a path. It does not look at the file.
 func (d Disk) Check() error {
 	if d.ID == "" || len(d.ID) > MaxDiskID || !onlyWord(d.ID, "") {
 		return fmt.Errorf("%w: disk ID %.80q: use 1 to %d letters, digits, '-' and '_'", errs.ErrInvalid, d.ID, MaxDiskID)
+	}
+	if strings.HasPrefix(d.ID, baySerial) {
+		return fmt.Errorf("%w: disk ID %q: what begins with %s is the serial number of a bay", errs.ErrInvalid, d.ID, baySerial)
 	}
 	if d.Path == "" || strings.ContainsRune(d.Path+d.Backing, 0) {
 		return fmt.Errorf("%w: disk %q has no usable path", errs.ErrInvalid, d.ID)

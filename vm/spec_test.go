@@ -41,6 +41,15 @@ func TestCompleteRefuses(t *testing.T) {
 		"share's long tag": func(s *Spec) { s.Shares = []Share{{Tag: strings.Repeat("s", MaxShareTag+1), Path: "p"}} },
 		"share's path":     func(s *Spec) { s.Shares = []Share{{Tag: "a"}} },
 		"share twice":      func(s *Spec) { s.Shares = []Share{{Tag: "a", Path: "p"}, {Tag: "a", Path: "q"}} },
+		"disk as a bay":    func(s *Spec) { s.Disks = []Disk{{ID: BaySerial(1), Path: "p"}} },
+		"many bays":        func(s *Spec) { s.Bays = make([]Bay, MaxBays+1) },
+		"empty bay":        func(s *Spec) { s.Bays = []Bay{{}} },
+		"large bay":        func(s *Spec) { s.Bays = []Bay{{Size: MaxBaySize + 512}} },
+		"odd bay":          func(s *Spec) { s.Bays = []Bay{{Size: 513}} },
+		"read-only bay":    func(s *Spec) { s.Bays, s.Disks = []Bay{{512, true}}, []Disk{{ID: "d", Path: "p", Slot: 1}} },
+		"read-only disk": func(s *Spec) {
+			s.Bays, s.Disks = []Bay{{512, false}}, []Disk{{ID: "d", Path: "p", Slot: 1, ReadOnly: true}}
+		},
 		"disk without any": func(s *Spec) { s.Disks = []Disk{{}} },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -32,6 +32,7 @@ type Capabilities struct {
 	// Disks while the machine runs: instances are DiskAttachers where there is any of this.
 	AttachReadOnly bool // read-only ones can be added
 	AttachWritable bool // others too; without it they belong into Spec.Disks
+	Bays           bool // Spec.Bays
 	Detach         bool // the guest has let a disk go when DetachDisk returns; without it only those attached later go, from sight
 
 	Snapshot    bool // the driver is a Shaper and its instances are Snapshotters, at least for some Specs
@@ -65,9 +66,12 @@ type Instance interface {
 // DiskAttacher is an Instance that takes disks while it runs.
 type DiskAttacher interface {
 	// AttachDisk adds a disk. It returns when the hypervisor has it; the guest sees it some time later under its serial.
-	// A disk whose ID is attached already is ErrExists.
+	// A disk whose ID is attached already is ErrExists. With the Slot of a bay the disk is in it when AttachDisk returns, and
+	// the guest, which is told nothing, finds it under the bay's serial; a bay that has a disk is ErrExists too. Other slots
+	// are ErrInvalid: a running machine chooses.
 	AttachDisk(ctx context.Context, d Disk) error
-	// DetachDisk removes the disk with the ID and returns when the guest has let it go. An unknown one is ErrNotFound.
+	// DetachDisk removes the disk with the ID and returns when the guest has let it go. An unknown one is ErrNotFound. For
+	// one in a bay the bay goes, and comes back empty.
 	DetachDisk(ctx context.Context, id string) error
 }
 
@@ -150,6 +154,7 @@ type Spec struct {
 	CPUs        int         // 0 is 1
 	Memory      int64       // bytes, rounded up to MiB; 0 is 512 MiB
 	Disks       []Disk      // attached from the start
+	Bays        []Bay       // of which the first has slot 1; Capabilities.Bays
 	Console     io.Writer   // gets the guest's console output; nil drops it. Write must not block for long
 	Accelerator Accelerator // zero chooses
 	Transport   Transport   // zero chooses
@@ -167,7 +172,8 @@ type Spec struct {
 	// State is a file that Snapshotter.Snapshot has written. The machine goes on from there, with the memory in MemoryFile,
 	// of which it sees a private copy: it never changes the file, and shares with others what it does not write. All else
 	// in the Spec but Name, Console, Forkable and Disks must be as it was in the machine that was saved; Disks must be
-	// those that the saved machine had, or copies, with their slots. "" boots.
+	// those that the saved machine had, or copies, with their slots. What is in bays may be what it likes, as far as the
+	// guest has not looked. "" boots.
 	State string
 	// ReturnMemory gives memory that the guest does not use any more back to the host, soon and by itself. The machine's
 	// memory is its own, as with Forkable, which cannot be had together with it: what has been saved is shared, and must
@@ -186,9 +192,17 @@ type Disk struct {
 	// Backing is the path of a raw image of which Path, in the format qcow2, has what differs. Nobody writes to it. "" is
 	// none, and Path is a raw image.
 	Backing string
-	// Slot is the place on the bus, from 1. 0 is a free one. A machine that goes on from a state has its disks where they
-	// were.
+	// Slot is the place on the bus, from 1; where there is a bay, the disk is in it. 0 is a free one that is no bay. A machine
+	// that goes on from a state has its disks where they were.
 	Slot int
+}
+
+// Bay is a place for a disk that the guest knows from the start, with a serial number of its own: see BaySerial. A disk in
+// it costs the guest nothing until it is used, and is there at once in a machine that goes on from a state. An empty one
+// reads as zeros, and what is written to it is lost.
+type Bay struct {
+	Size     int64 // bytes that the guest sees, up to 1 TiB. A disk may be smaller: what is beyond its end are I/O errors
+	ReadOnly bool  // and so must be the disk
 }
 
 // Share is a directory of the host that a guest can mount as virtio-fs.

@@ -39,7 +39,7 @@ type command struct {
 
 // args returns the arguments after the program's name.
 func (c command) args() []string {
-	return join(c.base(), c.memory(), c.sockets(), c.devices(), c.disks(), c.boot(), c.incoming())
+	return join(c.base(), c.memory(), c.sockets(), c.devices(), c.bays(), c.disks(), c.boot(), c.incoming())
 }
 
 func join(parts ...[]string) []string {
@@ -175,7 +175,10 @@ func (c command) devices() []string {
 func (c command) disks() []string {
 	var a []string
 	for _, d := range c.spec.Disks {
-		a = append(a, "-blockdev", text(blockNode(d)), "-device", text(diskDevice(d, d.Slot-1)))
+		a = append(a, "-blockdev", text(blockNode(d)))
+		if _, ok := c.spec.Bay(d.Slot); !ok {
+			a = append(a, "-device", text(diskDevice(d, d.Slot-1)))
+		}
 	}
 	return a
 }
@@ -199,14 +202,19 @@ func blockNode(d vm.Disk) map[string]any {
 	return n
 }
 
-// diskDevice is the device of a disk, for the command line and for device_add. Errors go to the guest, which knows what to
-// do about them: QEMU by itself stops the machine when the host's file system is full, and then nothing answers.
+// diskDevice is the device of a disk, for the command line and for device_add.
 func diskDevice(d vm.Disk, lun int) map[string]any {
+	return scsiDisk(diskNode+d.ID, diskNode+d.ID, d.ID, lun, d.ReadOnly)
+}
+
+// scsiDisk is a device with a block node in it. Errors go to the guest, which knows what to do about them: QEMU by itself
+// stops the machine when the host's file system is full, and then nothing answers.
+func scsiDisk(id, node, serial string, lun int, readOnly bool) map[string]any {
 	dev := map[string]any{
 		"driver": "scsi-hd", "bus": scsiBus, "lun": lun,
-		"id": diskNode + d.ID, "drive": diskNode + d.ID, "serial": d.ID, "device_id": d.ID, "rerror": "report",
+		"id": id, "drive": node, "serial": serial, "device_id": serial, "rerror": "report",
 	}
-	if !d.ReadOnly {
+	if !readOnly {
 		dev["werror"] = "report"
 	}
 	return dev

@@ -42,6 +42,10 @@ func TestCommandLines(t *testing.T) {
 			c.accel, c.memoryFD, c.spec.ReturnMemory = vm.AcceleratorTCG, 6, true
 			c.spec.MemoryFile, c.spec.State = "/t/memory", "/t/state"
 		},
+		"amd64-bays": func(c *command) {
+			c.accel, c.spec.Bays = vm.AcceleratorTCG, []vm.Bay{{Size: 1 << 30}, {Size: 1 << 40, ReadOnly: true}}
+			c.spec.Disks = []vm.Disk{{ID: "data", Path: "/d/data", Slot: 1}, {ID: "other", Path: "/d/other", ReadOnly: true, Slot: 3}}
+		},
 		"amd64-nic":          func(c *command) { c.accel, c.nicFD = vm.AcceleratorTCG, 6 },
 		"amd64-no-initramfs": func(c *command) { c.accel, c.spec.Initramfs = vm.AcceleratorTCG, "" },
 		"arm64-tcg":          func(c *command) { arm(c); c.accel = vm.AcceleratorTCG },

@@ -8,14 +8,10 @@ import (
 	"github.com/arcboxlabs/arcbox-go/vm"
 )
 
-// maxLUNs is how many disks a virtio-scsi target takes.
-const maxLUNs = 16384
-
 // disk is a disk of a running machine.
 type disk struct {
-	vm.Disk
-	lun  int
-	busy bool // being attached or detached
+	vm.Disk      // with its slot
+	busy    bool // being attached or detached
 }
 
 // AttachDisk adds a disk. See vm.DiskAttacher. When ctx ends first, the disk is taken out again.
@@ -26,17 +22,16 @@ func (i *Instance) AttachDisk(ctx context.Context, d vm.Disk) error {
 	if err := resolveDisk(&d); err != nil {
 		return fmt.Errorf("attach disk: %w", err)
 	}
-	if d.Slot != 0 {
-		return fmt.Errorf("attach disk %s: %w: a running machine chooses the slot", d.ID, errs.ErrInvalid)
+	if err := i.checkSlot(d); err != nil {
+		return fmt.Errorf("attach disk: %w", err)
 	}
-	lun, err := i.reserve(d)
-	if err != nil {
+	if err := i.reserve(&d); err != nil {
 		return err
 	}
 	return i.disjoin(ctx, "attach", d.ID, func(abandoned func() bool) error {
-		err := i.attach(d, lun)
+		err := i.attach(d)
 		if err == nil && abandoned() {
-			err = i.detach(d.ID)
+			err = i.detach(d)
 			i.release(d.ID, err == nil)
 			return err
 		}
@@ -45,13 +40,29 @@ func (i *Instance) AttachDisk(ctx context.Context, d vm.Disk) error {
 	})
 }
 
+// checkSlot returns ErrInvalid for a disk that shall have a slot which is no bay, or not for such a disk.
+func (i *Instance) checkSlot(d vm.Disk) error {
+	if d.Slot == 0 {
+		return nil
+	}
+	if d.Slot < 0 || d.Slot > len(i.bays) {
+		return fmt.Errorf("disk %s: %w slot %d: a running machine chooses the slot, but for bays, of which it has %d", d.ID, errs.ErrInvalid, d.Slot, len(i.bays))
+	}
+	b := i.bays[d.Slot-1]
+	if b.ReadOnly != d.ReadOnly {
+		return fmt.Errorf("disk %s in bay %d: %w: either of them is read-only: choose another slot", d.ID, d.Slot, errs.ErrInvalid)
+	}
+	return checkBay(b, d)
+}
+
 // DetachDisk takes a disk out. See vm.DiskAttacher. When ctx ends first, the disk goes nevertheless.
 func (i *Instance) DetachDisk(ctx context.Context, id string) error {
-	if err := i.claim(id); err != nil {
+	d, err := i.claim(id)
+	if err != nil {
 		return err
 	}
 	return i.disjoin(ctx, "detach", id, func(func() bool) error {
-		err := i.detach(id)
+		err := i.detach(d)
 		i.release(id, err == nil)
 		return err
 	})
@@ -81,41 +92,45 @@ func (i *Instance) disjoin(ctx context.Context, verb, id string, f func(abandone
 	}
 }
 
-// reserve takes the lowest free number on the bus for a new disk.
-func (i *Instance) reserve(d vm.Disk) (lun int, err error) {
-	id := d.ID
+// reserve notes a new disk, and gives it the lowest free slot that is no bay where it has none.
+func (i *Instance) reserve(d *vm.Disk) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.disks[id] != nil {
-		return 0, fmt.Errorf("disk %s: %w", id, errs.ErrExists)
+	if i.disks[d.ID] != nil {
+		return fmt.Errorf("disk %s: %w", d.ID, errs.ErrExists)
 	}
 	used := make(map[int]bool, len(i.disks))
 	for _, d := range i.disks {
-		used[d.lun] = true
+		used[d.Slot] = true
 	}
-	for used[lun] {
-		lun++
+	if d.Slot != 0 && used[d.Slot] {
+		return fmt.Errorf("disk %s: %w: bay %d has a disk already", d.ID, errs.ErrExists, d.Slot)
 	}
-	if lun >= maxLUNs {
-		return 0, fmt.Errorf("disk %s: %w: the machine has %d disks already", id, errs.ErrUnavailable, len(i.disks))
+	if d.Slot == 0 {
+		for d.Slot = len(i.bays) + 1; used[d.Slot]; {
+			d.Slot++
+		}
 	}
-	i.disks[id] = &disk{Disk: d, lun: lun, busy: true}
-	return lun, nil
+	if d.Slot > vm.MaxSlot {
+		return fmt.Errorf("disk %s: %w: the machine has %d disks already", d.ID, errs.ErrUnavailable, len(i.disks))
+	}
+	i.disks[d.ID] = &disk{Disk: *d, busy: true}
+	return nil
 }
 
 // claim marks a disk as being detached.
-func (i *Instance) claim(id string) error {
+func (i *Instance) claim(id string) (vm.Disk, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	d := i.disks[id]
 	switch {
 	case d == nil:
-		return fmt.Errorf("disk %.40q: %w", id, errs.ErrNotFound)
+		return vm.Disk{}, fmt.Errorf("disk %.40q: %w", id, errs.ErrNotFound)
 	case d.busy:
-		return fmt.Errorf("disk %s: %w: it is being attached or detached", id, errs.ErrConflict)
+		return vm.Disk{}, fmt.Errorf("disk %s: %w: it is being attached or detached", id, errs.ErrConflict)
 	}
 	d.busy = true
-	return nil
+	return d.Disk, nil
 }
 
 // release ends what reserve or claim began.
@@ -129,19 +144,29 @@ func (i *Instance) release(id string, gone bool) {
 	i.disks[id].busy = false
 }
 
-func (i *Instance) attach(d vm.Disk, lun int) error {
+func (i *Instance) attach(d vm.Disk) error {
+	if d.Slot <= len(i.bays) {
+		return i.fill(d)
+	}
 	if err := i.qmp.execute(i.life.Context(), "blockdev-add", blockNode(d), nil); err != nil {
 		return fmt.Errorf("%w: %w", errs.ErrUnavailable, err)
 	}
-	if err := i.qmp.execute(i.life.Context(), "device_add", diskDevice(d, lun), nil); err != nil {
+	if err := i.qmp.execute(i.life.Context(), "device_add", diskDevice(d, d.Slot-1), nil); err != nil {
 		i.qmp.execute(i.life.Context(), "blockdev-del", map[string]any{"node-name": diskNode + d.ID}, nil)
 		return fmt.Errorf("%w: %w", errs.ErrUnavailable, err)
 	}
 	return nil
 }
 
-func (i *Instance) detach(id string) error {
-	dev := diskNode + id
+func (i *Instance) detach(d vm.Disk) error {
+	if d.Slot <= len(i.bays) {
+		return i.clear(d)
+	}
+	return i.remove(diskNode+d.ID, diskNode+d.ID)
+}
+
+// remove takes a device out, and then its block node.
+func (i *Instance) remove(dev, node string) error {
 	gone := make(chan struct{})
 	i.mu.Lock()
 	i.deleted[dev] = gone
@@ -157,7 +182,7 @@ func (i *Instance) detach(id string) error {
 	case <-i.life.Context().Done():
 		return context.Cause(i.life.Context())
 	}
-	if err := i.qmp.execute(i.life.Context(), "blockdev-del", map[string]any{"node-name": dev}, nil); err != nil {
+	if err := i.qmp.execute(i.life.Context(), "blockdev-del", map[string]any{"node-name": node}, nil); err != nil {
 		return fmt.Errorf("%w: %w", errs.ErrUnavailable, err)
 	}
 	return nil

@@ -65,7 +65,7 @@ func (d *Driver) Name() string { return "qemu" }
 // Capabilities tells what machines in QEMU can do. Snapshots need software emulation for now: see Shape.
 func (d *Driver) Capabilities() vm.Capabilities {
 	return vm.Capabilities{
-		Console: true, Pause: true, AttachReadOnly: true, AttachWritable: true, Detach: true, ReturnMemory: true,
+		Console: true, Pause: true, AttachReadOnly: true, AttachWritable: true, Bays: true, Detach: true, ReturnMemory: true,
 		Snapshot: true, Fork: true, SharedState: true, ForeignArch: true, NIC: true,
 	}
 }
@@ -160,14 +160,14 @@ func resolveFiles(spec *vm.Spec) error {
 		}
 	}
 	spec.Disks = append([]vm.Disk(nil), spec.Disks...)
-	fillSlots(spec.Disks)
+	fillSlots(spec.Disks, len(spec.Bays))
 	for i := range spec.Disks {
 		d := &spec.Disks[i]
 		if err = resolveDisk(d); err != nil {
 			return err
 		}
 	}
-	return nil
+	return checkBays(*spec)
 }
 
 func resolveDisk(d *vm.Disk) (err error) {
@@ -177,13 +177,13 @@ func resolveDisk(d *vm.Disk) (err error) {
 	return err
 }
 
-// fillSlots gives every disk of a Spec a place.
-func fillSlots(disks []vm.Disk) {
+// fillSlots gives every disk of a Spec a place behind the bays.
+func fillSlots(disks []vm.Disk, bays int) {
 	used := make(map[int]bool)
 	for _, d := range disks {
 		used[d.Slot] = true
 	}
-	next := 1
+	next := bays + 1
 	for i := range disks {
 		if disks[i].Slot != 0 {
 			continue

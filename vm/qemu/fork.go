@@ -124,9 +124,7 @@ func (i *Instance) freezeDisks() ([]vm.Disk, error) {
 		if d.busy {
 			return nil, fmt.Errorf("%w: disk %s is being attached or detached: try again", errs.ErrConflict, d.ID)
 		}
-		disk := d.Disk
-		disk.Slot = d.lun + 1
-		all = append(all, disk)
+		all = append(all, d.Disk)
 	}
 	for _, d := range all {
 		i.disks[d.ID].busy = true

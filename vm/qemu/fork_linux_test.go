@@ -24,15 +24,18 @@ func TestForkOfARunningMachine(t *testing.T) {
 	dir := t.TempDir()
 	spec := testSpec(t)
 	spec.CPUs, spec.Memory, spec.Forkable = 2, 256<<20, true
+	spec.Bays = []vm.Bay{{Size: 1 << 30, ReadOnly: true}, {Size: 1 << 30, ReadOnly: true}}
 	parent := startT(t, spec)
 	ctx := testContext(t)
 	image := filepath.Join(dir, "image")
 	require.NoError(t, os.WriteFile(image, append([]byte("content\n"), make([]byte, 1<<20)...), 0o600))
 	data := filepath.Join(dir, "data")
 	require.NoError(t, fsx.CloneFile(ctx, data, image))
-	for id, path := range map[string]string{"layer": image, "data": data} {
-		require.NoError(t, parent.AttachDisk(ctx, vm.Disk{ID: id, Path: path, ReadOnly: id == "layer"}))
-		require.Equal(t, "yes", ask(t, parent, "wait "+id))
+	layer := vm.BaySerial(1)
+	require.NoError(t, parent.AttachDisk(ctx, vm.Disk{ID: "layer", Path: image, ReadOnly: true, Slot: 1}))
+	require.NoError(t, parent.AttachDisk(ctx, vm.Disk{ID: "data", Path: data}))
+	for _, serial := range []string{layer, "data"} {
+		require.Equal(t, "yes", ask(t, parent, "wait "+serial))
 	}
 	echo, err := parent.Dial(ctx, guest.PortEcho)
 	require.NoError(t, err)
@@ -95,18 +98,8 @@ func TestForkOfARunningMachine(t *testing.T) {
 			}
 			defer inst.Close()
 			child := inst.(*Instance)
-			for _, id := range []string{"layer", "data"} {
-				if got := ask(t, child, "read "+id); got != "content" {
-					t.Error(got)
-				}
-			}
-			t.Logf("child answers after %v", time.Since(began))
-			if err := child.AttachDisk(testContext(t), vm.Disk{ID: "more", Path: image, ReadOnly: true}); err != nil {
-				t.Error(err)
-			}
-			if got := ask(t, child, "wait more"); got != "yes" {
-				t.Error(got)
-			}
+			t.Logf("child answers %q after %v", ask(t, child, "read "+layer), time.Since(began))
+			takesDisks(t, child, image)
 			forked := child.Fork(testContext(t), filepath.Join(t.TempDir(), "m"), filepath.Join(t.TempDir(), "s"), func([]vm.Disk) error { return nil })
 			if (forked == nil) != spec.Forkable {
 				t.Error(forked)
@@ -116,6 +109,24 @@ func TestForkOfARunningMachine(t *testing.T) {
 	wg.Wait()
 	say()
 	require.Equal(t, digest, fileDigest(t, memory), "no child changes the memory that it began with")
+}
+
+// takesDisks checks that a child has the disks of its parent, and gives it more.
+func takesDisks(t *testing.T, child *Instance, image string) {
+	t.Helper()
+	for _, d := range []vm.Disk{{ID: "more", Path: image, ReadOnly: true}, {ID: "bay", Path: image, ReadOnly: true, Slot: 2}} {
+		if err := child.AttachDisk(testContext(t), d); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := ask(t, child, "wait more"); got != "yes" {
+		t.Error(got)
+	}
+	for _, serial := range []string{vm.BaySerial(1), "data", "more", vm.BaySerial(2)} {
+		if got := ask(t, child, "read "+serial); got != "content" {
+			t.Error(serial, got)
+		}
+	}
 }
 
 // forkAndGo forks a machine for callers that go away at any moment, after which the machine goes on, and can be forked.

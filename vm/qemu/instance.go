@@ -37,6 +37,7 @@ type Instance struct {
 	forkable bool
 	memory   *os.File   // the machine's own, where it needs that; nil otherwise. Closed with the machine
 	forking  sync.Mutex // held while the machine is forked
+	bays     []vm.Bay
 
 	vsockUp atomic.Bool // the guest has answered on AF_VSOCK
 
@@ -65,9 +66,10 @@ func newInstance(log *slog.Logger, c command, p *process, s *sockets, stderr *ta
 		life: vmlife.New(c.spec.Name, log), cid: c.vsockCID, log: log, proc: p, socks: s, stderr: stderr,
 		opened: make(chan struct{}), disks: make(map[string]*disk), deleted: make(map[string]chan struct{}),
 		migrated: make(chan string, 1), saveable: c.spec.MemoryFile != "" && c.spec.State == "", memory: memory, forkable: c.spec.Forkable,
+		bays: c.spec.Bays,
 	}
 	for _, d := range c.spec.Disks {
-		i.disks[d.ID] = &disk{Disk: d, lun: d.Slot - 1}
+		i.disks[d.ID] = &disk{Disk: d}
 	}
 	i.life.Console.Tee = c.spec.Console
 	i.work.Go(func() { io.Copy(&i.life.Console, s.console) })

@@ -62,6 +62,8 @@ func Conformance(t *testing.T, newDriver func(t *testing.T) (vm.Driver, vm.Spec)
 		{"HypervisorIsKilled", s.testKilled},
 		{"Snapshot", s.testSnapshot},
 		{"DisksAtStart", s.testDisksAtStart},
+		{"Bays", s.testBays},
+		{"BaysOfASnapshot", s.testBaysOfASnapshot},
 		{"NothingIsLeft", s.testNothingLeft},
 	} {
 		t.Run(c.name, c.run)
@@ -157,6 +159,7 @@ func (s *suite) testStartNonsense(t *testing.T) {
 		"disk ID":       func(s *vm.Spec) { s.Disks = []vm.Disk{{ID: "a=b", Path: "/dev/null"}} },
 		"disk twice":    func(s *vm.Spec) { s.Disks = []vm.Disk{{ID: "a", Path: "/x"}, {ID: "a", Path: "/y"}} },
 		"disk's path":   func(s *vm.Spec) { s.Disks = []vm.Disk{{ID: "a"}} },
+		"bay's size":    func(s *vm.Spec) { s.Bays = []vm.Bay{{Size: 1000}} },
 		"disk ID empty": func(s *vm.Spec) { s.Disks = []vm.Disk{{Path: "/x"}} },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -53,8 +53,8 @@ func (f *Fake) Start(ctx context.Context, spec vm.Spec) (vm.Instance, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("start fake machine %s: %w", spec.Name, context.Cause(ctx))
 	}
-	if len(spec.Shares) > 0 || spec.Rosetta {
-		return nil, fmt.Errorf("start fake machine %s: shares: %w", spec.Name, errs.ErrUnsupported)
+	if len(spec.Shares) > 0 || spec.Rosetta || len(spec.Bays) > 0 {
+		return nil, fmt.Errorf("start fake machine %s: shares and bays: %w", spec.Name, errs.ErrUnsupported)
 	}
 	if f.OnStart != nil {
 		if err := f.OnStart(ctx, spec); err != nil {

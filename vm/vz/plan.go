@@ -158,6 +158,8 @@ func (h host) can(spec vm.Spec) error {
 		return fmt.Errorf("a machine that can be forked: %w: the framework keeps a machine's memory to itself", errs.ErrUnsupported)
 	case spec.ReturnMemory:
 		return fmt.Errorf("a machine that gives memory back: %w: the framework gives the host little or nothing of what a balloon holds", errs.ErrUnsupported)
+	case len(spec.Bays) > 0:
+		return fmt.Errorf("bays: %w: the framework does not change what is in a disk", errs.ErrUnsupported)
 	case spec.Rosetta && !h.rosetta:
 		return fmt.Errorf("programs for amd64 by Rosetta: %w: install it with: softwareupdate --install-rosetta", errs.ErrUnsupported)
 	}

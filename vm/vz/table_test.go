@@ -33,6 +33,7 @@ func TestTableOfCapabilities(t *testing.T) {
 		"Pause":          "pause and resume",
 		"AttachReadOnly": "layers added to a running machine",
 		"AttachWritable": "disks that can be written, added to a running machine",
+		"Bays":           "disks put into devices that the guest knows from the start",
 		"Detach":         "disks taken out of a running machine",
 		"Snapshot":       "templates: machines that go on from a saved one",
 		"Fork":           "forks of a running machine",

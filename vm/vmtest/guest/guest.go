@@ -37,6 +37,8 @@ type Machine interface {
 	//	wait SERIAL     answers "yes" when the disk is there
 	//	gone SERIAL     answers "yes" when the disk is not there any more
 	//	read SERIAL     answers the first line of the disk
+	//	write SERIAL TEXT
+	//	                writes TEXT and a newline to the begin of the disk and answers "ok", or why not
 	Do(command string) (answer string, then func())
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -155,10 +156,25 @@ func (m *machine) Do(command string) (string, func()) {
 		return "yes", nil
 	case "read":
 		return readLine(disk(arg)), nil
+	case "write":
+		serial, line, _ := strings.Cut(arg, " ")
+		if err := writeLine(disk(serial), line); err != nil {
+			return err.Error(), nil
+		}
 	default:
 		return "unknown command", nil
 	}
 	return "ok", nil
+}
+
+// writeLine writes a line to the begin of a disk, and has it on the disk when it returns.
+func writeLine(dev, line string) error {
+	f, err := os.OpenFile(dev, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(line + "\n")
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 func readLine(dev string) string {
