@@ -202,6 +202,19 @@ func TestNetworkOfContainers(t *testing.T) {
 	require.Error(t, err)
 }
 
+// TestSysctlsOfInterfaces sets variables of interfaces: these are there when a container's process sets them.
+func TestSysctlsOfInterfaces(t *testing.T) {
+	rt := shared.get(t)
+	newNetwork(t, rt, arcbox.NetworkSpec{Name: "tuned", IPv6: true})
+	c := start(t, rt, arcbox.ContainerSpec{
+		Networks: []arcbox.NetworkAttachment{{Network: "tuned"}},
+		Sysctls:  map[string]string{"net.ipv4.conf.eth0.forwarding": "1", "net.ipv6.conf.all.disable_ipv6": "1"},
+	})
+	out, code := in(t, rt, c.ID, "cat /proc/sys/net/ipv4/conf/eth0/forwarding; ip -4 addr show eth0 | grep -c inet; ip -6 addr | wc -l")
+	require.Equal(t, "1\n1\n0\n", out)
+	require.Zero(t, code)
+}
+
 func TestNetworkModes(t *testing.T) {
 	rt := shared.get(t)
 	w := start(t, rt, web("", arcbox.ContainerSpec{}))

@@ -48,7 +48,7 @@ type Spec struct {
 	Seccomp         string               `json:"seccomp,omitempty"` // "" is the default profile, Unconfined none, else a profile
 	OOMScoreAdj     int                  `json:"oom_score_adj,omitempty"`
 	Ulimits         []Ulimit             `json:"ulimits,omitempty"`
-	Sysctls         map[string]string    `json:"sysctls,omitempty"`
+	Sysctls         map[string]string    `json:"sysctls,omitempty"` // set when the network interfaces are there
 	Tmpfs           []Tmpfs              `json:"tmpfs,omitempty"`
 	Mounts          []Mount              `json:"mounts,omitempty"`
 	ShmSize         int64                `json:"shm_size,omitempty"`

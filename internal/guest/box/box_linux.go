@@ -129,11 +129,15 @@ func (b *Box) create(ctx context.Context, req api.CreateRequest, inMachine bool)
 	if err := b.rosetta.register(); err != nil {
 		return nil, err
 	}
+	sb := &sandbox{box: b, volumes: volumesOf(req.Mounts)}
+	if req.Network.Mode == api.NetworkOwn {
+		sb.net = newNetwork(b.nets, req.Network.Interfaces)
+		u = append(u, sb.net.close)
+	}
 	lower, err := b.lowerDirs(ctx, req.Layers)
 	if err != nil {
 		return nil, err
 	}
-	sb := &sandbox{box: b, volumes: volumesOf(req.Mounts)}
 	if sb.scratch, err = b.data.scratch(ctx, req.ID); err != nil {
 		return nil, err
 	}
@@ -184,7 +188,7 @@ func (b *Box) create(ctx context.Context, req api.CreateRequest, inMachine bool)
 	}
 	u = append(u, sb.ends.closeAgent)
 	defer sb.ends.closeChild()
-	if err := b.shareNetwork(st, files, req.Network); err != nil {
+	if err := b.joinNetwork(st, files, sb.net, req.Network); err != nil {
 		return nil, err
 	}
 	if err := sb.fork(st, files); err != nil {
@@ -192,9 +196,6 @@ func (b *Box) create(ctx context.Context, req api.CreateRequest, inMachine bool)
 	}
 	sb.id = req.ID
 	b.nets.register(req.ID, sb)
-	if req.Network.Mode == api.NetworkOwn {
-		sb.net = newNetwork(b.nets, sb.child, req.Network.Interfaces)
-	}
 	return sb, nil
 }
 

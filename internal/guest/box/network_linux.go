@@ -14,47 +14,43 @@ import (
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/guest/engine"
-	"github.com/arcboxlabs/arcbox-go/internal/guest/link"
 	"github.com/arcboxlabs/arcbox-go/internal/guest/proc"
 )
 
 var _ engine.Networker = (*sandbox)(nil)
 
-// network is what a container has of networks.
+// network is what a container has of networks: a namespace, which is made before its process, and interfaces there.
 type network struct {
-	all  *networks
-	mu   sync.Mutex
-	ns   int                     // file descriptor of its namespace; -1 when it is closed
-	conn *link.Conn              // in the namespace
-	has  map[string]ownInterface // by name
-
+	all   *networks
+	made  chan struct{} // closed when the namespace is there, or cannot be
 	ready chan struct{} // closed when the first interfaces are there, or cannot be
-	err   error         // readable after that
+	err   error         // of either; readable after ready
+
+	mu  sync.Mutex
+	own namespace
+	has map[string]ownInterface // by name
 }
 
-// newNetwork makes interfaces in the namespace of a process, in the background: the process prepares itself meanwhile. It
-// is nil for a process that has ended, whose exit tells why.
-func newNetwork(all *networks, child *proc.Child, interfaces []api.Interface) *network {
-	ns, err := openNetwork(child)
-	if err != nil {
-		return nil
-	}
-	n := &network{all: all, ns: ns, has: make(map[string]ownInterface), ready: make(chan struct{})}
-	if len(interfaces) == 0 {
-		close(n.ready)
-		return n
-	}
-	go func() {
+// newNetwork makes a namespace with interfaces, in the background: the rest of the container is made meanwhile.
+func newNetwork(all *networks, interfaces []api.Interface) *network {
+	n := &network{all: all, has: make(map[string]ownInterface), made: make(chan struct{}), ready: make(chan struct{})}
+	go func() { // close waits for it
 		defer close(n.ready)
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		for _, i := range interfaces {
-			if n.err = n.add(i); n.err != nil {
-				return
-			}
+		n.own, n.err = all.take()
+		close(n.made)
+		for i := 0; i < len(interfaces) && n.err == nil; i++ {
+			n.err = n.add(interfaces[i])
 		}
 	}()
 	return n
+}
+
+// namespace returns a file descriptor of the namespace, which is open until close. Without one, wait tells why.
+func (n *network) namespace() (fd int, ok bool) {
+	<-n.made
+	return n.own.fd, n.own.fd >= 0
 }
 
 // wait waits for the first interfaces.
@@ -81,26 +77,12 @@ func openNetwork(child *proc.Child) (int, error) {
 	}
 }
 
-// open connects to the namespace. n.mu is held.
-func (n *network) open() (err error) {
-	if n.ns < 0 {
-		return fmt.Errorf("%w: the container is removed", errs.ErrConflict)
-	}
-	if n.conn == nil {
-		n.conn, err = link.DialIn(n.ns)
-	}
-	return err
-}
-
 // add makes one interface. n.mu is held.
 func (n *network) add(i api.Interface) error {
-	if err := n.open(); err != nil {
+	if err := n.all.macvlan(i, n.own.fd); err != nil {
 		return err
 	}
-	if err := n.all.macvlan(i, n.ns); err != nil {
-		return err
-	}
-	index, err := n.conn.Index(i.Name)
+	index, err := n.own.conn.Index(i.Name)
 	if err != nil {
 		return err
 	}
@@ -110,7 +92,7 @@ func (n *network) add(i api.Interface) error {
 		if err != nil {
 			return err
 		}
-		if err := n.conn.AddAddress(index, p); err != nil {
+		if err := n.own.conn.AddAddress(index, p); err != nil {
 			return err
 		}
 	}
@@ -119,7 +101,7 @@ func (n *network) add(i api.Interface) error {
 		if err != nil {
 			return err
 		}
-		if err := n.conn.AddGateway(index, a); err != nil {
+		if err := n.own.conn.AddGateway(index, a); err != nil {
 			return err
 		}
 	}
@@ -131,20 +113,20 @@ func (n *network) set(req api.SetNetworkRequest) error {
 	<-n.ready
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err := n.open(); err != nil {
-		return err
+	if n.own.fd < 0 {
+		return fmt.Errorf("%w: the container is removed", errs.ErrConflict)
 	}
 	for _, name := range req.Remove {
 		if own, ok := n.has[name]; ok {
 			delete(n.has, name)
-			if err := n.conn.Delete(own.index); err != nil && !errors.Is(err, unix.ENODEV) {
+			if err := n.own.conn.Delete(own.index); err != nil && !errors.Is(err, unix.ENODEV) {
 				return err
 			}
 		}
 	}
 	for _, i := range req.Set {
 		if own, ok := n.has[i.Name]; ok {
-			if err := n.conn.SetReflect(own.index, i.Reflect); err != nil {
+			if err := n.own.conn.SetReflect(own.index, i.Reflect); err != nil {
 				return err
 			}
 			continue
@@ -156,7 +138,7 @@ func (n *network) set(req api.SetNetworkRequest) error {
 	return nil
 }
 
-// close removes the interfaces, in the background. The kernel would take its time.
+// close removes the interfaces, in the background. The kernel would take its time. A second call does nothing.
 func (n *network) close() {
 	if n == nil {
 		return
@@ -164,11 +146,10 @@ func (n *network) close() {
 	<-n.ready
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.ns < 0 {
-		return
+	if n.own.fd >= 0 {
+		n.all.deleteLater(n.has, n.own)
+		n.own, n.has = noNamespace(), nil
 	}
-	n.all.deleteLater(n.has, n.conn, n.ns)
-	n.ns, n.conn, n.has = -1, nil, nil
 }
 
 // SetNetwork implements engine.Networker.
@@ -179,10 +160,16 @@ func (s *sandbox) SetNetwork(_ context.Context, req api.SetNetworkRequest) error
 	return s.net.set(req)
 }
 
-// shareNetwork lets a container have the network of another one, or of the machine.
-func (b *Box) shareNetwork(st *stage, files *descriptors, n api.Network) (err error) {
-	st.shareNet = n.Mode != api.NetworkOwn
-	if n.Mode == api.NetworkContainer {
+// joinNetwork lets a container's process join its own network, or that of another container. Without either it is in the
+// machine's. Variables of the kernel that the process sets may be of its interfaces: they are there then.
+func (b *Box) joinNetwork(st *stage, files *descriptors, own *network, n api.Network) (err error) {
+	switch n.Mode {
+	case api.NetworkOwn:
+		ok := false
+		if st.netns, ok = own.namespace(); !ok || len(st.sysctls) > 0 {
+			return own.wait()
+		}
+	case api.NetworkContainer:
 		st.netns, err = files.add(b.nets.join(n.Container))
 	}
 	return err

@@ -32,6 +32,8 @@ type networks struct {
 
 	boxes map[string]*sandbox // by id, for those who share a network
 
+	spare namespace // for the next container
+
 	deleting map[address]chan struct{} // closed when the interface is gone
 	deleters sync.WaitGroup            // one for each container whose interfaces are being deleted
 	slots    chan struct{}             // has a token for each of them
@@ -47,7 +49,9 @@ type address struct {
 }
 
 func newNetworks() *networks {
-	return &networks{deleting: make(map[address]chan struct{}), slots: make(chan struct{}, maxDeleters)}
+	return &networks{
+		deleting: make(map[address]chan struct{}), slots: make(chan struct{}, maxDeleters), spare: noNamespace(),
+	}
 }
 
 // open finds the machine's interface and brings it up. n.mu is held.
@@ -79,13 +83,15 @@ func (n *networks) open() error {
 	return nil
 }
 
-// prepare brings the machine's interface up before the first container needs it.
+// prepare makes what the first container needs, before it needs it.
 func (n *networks) prepare() error {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	if err := n.open(); err != nil && !errors.Is(err, errs.ErrUnsupported) {
+	err := n.open()
+	n.mu.Unlock()
+	if err != nil && !errors.Is(err, errs.ErrUnsupported) {
 		return err
 	}
+	n.refill()
 	return nil
 }
 
@@ -96,6 +102,8 @@ func (n *networks) close() {
 	if n.conn != nil {
 		n.conn.Close()
 	}
+	n.spare.close()
+	n.spare = noNamespace()
 }
 
 // vlan returns the number of the interface of a VLAN, which is made where there is none yet. n.mu is held.
@@ -144,7 +152,7 @@ func (n *networks) macvlan(i api.Interface, ns int) error {
 
 // deleteLater deletes the interfaces of a container that is being removed in the background: the kernel waits, for each, until
 // all that may still look at it has ended. Another container may ask for its address at once, and waits then.
-func (n *networks) deleteLater(has map[string]ownInterface, c *link.Conn, ns int) {
+func (n *networks) deleteLater(has map[string]ownInterface, own namespace) {
 	n.slots <- struct{}{}
 	n.mu.Lock()
 	gone := make(chan struct{})
@@ -155,18 +163,16 @@ func (n *networks) deleteLater(has map[string]ownInterface, c *link.Conn, ns int
 	n.deleters.Go(func() {
 		defer func() { <-n.slots }()
 		for _, i := range has {
-			_ = c.Delete(i.index) // it ends with the namespace otherwise
+			_ = own.conn.Delete(i.index) // it ends with the namespace otherwise
 		}
-		if c != nil {
-			c.Close()
-		}
-		unix.Close(ns)
+		own.close()
 		n.mu.Lock()
-		defer n.mu.Unlock()
 		for _, i := range has {
 			delete(n.deleting, i.address)
 		}
 		close(gone)
+		n.mu.Unlock()
+		n.refill()
 	})
 }
 

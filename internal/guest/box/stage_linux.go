@@ -1,7 +1,6 @@
 package box
 
 import (
-	"encoding/binary"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +22,6 @@ type stage struct {
 	dev, pts int    // mounts of /dev and /dev/pts
 	start    int    // pipe: see sandbox
 	files    []file // mounted over files of the container
-	shareNet bool   // the network is not the container's own
 	netns    int    // the network namespace to join, else -1
 	exe      int    // the agent's executable where it is the container's init, else -1
 
@@ -54,9 +52,6 @@ func (s *stage) namespaces() uintptr {
 	var flags uintptr = unix.CLONE_NEWNS
 	if !s.inMachine {
 		flags |= unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWCGROUP
-	}
-	if !s.shareNet {
-		flags |= unix.CLONE_NEWNET
 	}
 	return flags
 }
@@ -140,10 +135,6 @@ func (s *stage) mounts(p *proc.Program) {
 		p.Call("mount "+path, unix.SYS_MOUNT, k, at, k, flags, d)
 	}
 	mount("proc", mkdir("/proc"), "/proc", noAccess, "")
-	if !s.shareNet { // As in other container engines, any user may listen on any port and ping.
-		sysctl(p, "/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
-		sysctl(p, "/proc/sys/net/ipv4/ping_group_range", "0 2147483647")
-	}
 	s.setSysctls(p)
 	var ro uintptr = unix.MS_RDONLY
 	if s.privileged {
@@ -169,13 +160,6 @@ func (s *stage) mounts(p *proc.Program) {
 		p.Try("close "+f.path, unix.SYS_CLOSE).Arg(0, fd)
 		p.Try("mount "+f.path, unix.SYS_MOVE_MOUNT, uintptr(f.fd), empty, atCwd, at, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS)
 	}
-}
-
-// sysctl sets a variable of the kernel, where it has it.
-func sysctl(p *proc.Program, path, value string) {
-	fd := p.Try("open "+path, unix.SYS_OPENAT, atCwd, p.Str(path), unix.O_WRONLY, 0).Save()
-	p.Try("write "+path, unix.SYS_WRITE, 0, p.Str(value), uintptr(len(value))).Arg(0, fd)
-	p.Try("close "+path, unix.SYS_CLOSE).Arg(0, fd)
 }
 
 // mask hides what the container must not see and makes read-only what it must not write.
@@ -205,19 +189,9 @@ func (s *stage) mask(p *proc.Program) {
 	}
 }
 
-// identity sets the host name and brings up the network.
+// identity sets the host name.
 func (s *stage) identity(p *proc.Program) {
-	if s.inMachine {
-		return
+	if !s.inMachine {
+		p.Call("set host name", unix.SYS_SETHOSTNAME, p.Str(s.hostname), uintptr(len(s.hostname)))
 	}
-	p.Call("set host name", unix.SYS_SETHOSTNAME, p.Str(s.hostname), uintptr(len(s.hostname)))
-	if s.shareNet {
-		return
-	}
-	sock := p.Call("open socket", unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0).Save()
-	ifreq := make([]byte, 40) // struct ifreq: name, then flags
-	copy(ifreq, "lo")
-	binary.NativeEndian.PutUint16(ifreq[unix.IFNAMSIZ:], unix.IFF_UP|unix.IFF_RUNNING)
-	p.Call("bring up loopback", unix.SYS_IOCTL, 0, unix.SIOCSIFFLAGS, p.Bytes(ifreq)).Arg(0, sock)
-	p.Call("close socket", unix.SYS_CLOSE).Arg(0, sock)
 }

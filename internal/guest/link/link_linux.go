@@ -40,30 +40,63 @@ func Dial() (*Conn, error) {
 	return &Conn{fd: fd, buf: make([]byte, 16<<10)}, nil
 }
 
-// DialIn opens a Conn for another network namespace, by a file descriptor of it. A socket belongs to the namespace of the
-// thread that makes it: one goes there for as long as it takes.
-func DialIn(ns int) (c *Conn, err error) {
-	own, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+// loopback is the number of the loopback interface, which is the first of each network namespace.
+const loopback = 1
+
+// Make makes a network namespace whose loopback interface is up, and opens a Conn for it. ns is a file descriptor of it, for
+// the caller to close. A thread goes there for as long as that takes, and calls prepare there.
+func Make(prepare func()) (c *Conn, ns int, err error) {
+	own, err := openOwn()
 	if err != nil {
-		return nil, fmt.Errorf("open the own network namespace: %w", err)
+		return nil, -1, err
 	}
 	defer unix.Close(own)
 	done := make(chan struct{})
 	go func() { // waited for below
 		defer close(done)
 		runtime.LockOSThread()
-		if err = unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
+		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			runtime.UnlockOSThread()
-			err = fmt.Errorf("enter a network namespace: %w", err)
+			err = fmt.Errorf("make a network namespace: %w", err)
 			return
 		}
-		c, err = Dial()
+		c, ns, err = open()
+		if err == nil {
+			prepare()
+		}
 		if unix.Setns(own, unix.CLONE_NEWNET) == nil {
 			runtime.UnlockOSThread() // otherwise the thread ends with its goroutine
 		}
 	}()
 	<-done
-	return c, err
+	return c, ns, err
+}
+
+// openOwn opens the network namespace of the thread.
+func openOwn() (int, error) {
+	ns, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open the own network namespace: %w", err)
+	}
+	return ns, nil
+}
+
+// open opens the network namespace of the thread, which is new, and a Conn for it, and brings up its loopback interface. The
+// socket belongs to the namespace of the thread that makes it.
+func open() (c *Conn, ns int, err error) {
+	if ns, err = openOwn(); err != nil {
+		return nil, -1, err
+	}
+	if c, err = Dial(); err != nil {
+		unix.Close(ns)
+		return nil, -1, err
+	}
+	if err = c.SetUp(loopback, 0); err != nil {
+		c.Close()
+		unix.Close(ns)
+		return nil, -1, err
+	}
+	return c, ns, nil
 }
 
 // Close closes the Conn.
