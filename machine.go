@@ -8,6 +8,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/internal/container"
 	"github.com/arcboxlabs/arcbox-go/internal/machines"
 	"github.com/arcboxlabs/arcbox-go/lifecycle"
@@ -249,7 +250,11 @@ func (r *Runtime) MachineConsole(ctx context.Context, name string) (string, erro
 // connection is closed. A port on which nobody listens is ErrUnavailable, at once or from the first read.
 func (r *Runtime) DialMachine(ctx context.Context, name string, port uint32) (net.Conn, error) {
 	return call(ctx, r, "DialMachine", name, func(ctx context.Context) (net.Conn, error) {
-		m, release, err := r.machines.Acquire(ctx, name)
+		acquire := r.machines.Acquire
+		if port == api.Port {
+			acquire = r.machines.Use // the agent may be asked for what is on the disk
+		}
+		m, release, err := acquire(ctx, name)
 		if err != nil {
 			return nil, err
 		}

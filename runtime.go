@@ -173,7 +173,7 @@ func (c Config) bootConfig() boot.Config {
 }
 
 // startMachine boots a machine; its supervisor calls it.
-func (r *Runtime) startMachine(ctx context.Context, s machines.Spec, dir *machine.Dir) (*machine.Machine, error) {
+func (r *Runtime) startMachine(ctx context.Context, s machines.Spec, dir *machine.Dir, wanted func() bool) (*machine.Machine, error) {
 	run := ""
 	if dir != nil {
 		run = dir.Path()
@@ -187,7 +187,7 @@ func (r *Runtime) startMachine(ctx context.Context, s machines.Spec, dir *machin
 	}
 	m, err := machine.Start(ctx, machine.Config{
 		Name: s.Name, Forkable: s.Forkable, ReturnMemory: s.Returns, Aliases: s.Aliases,
-		Dir: dir, DiskSize: s.Disk, Known: known, Volumes: r.volumes.IDs,
+		Dir: dir, DiskSize: s.Disk, DiskWanted: wanted, Known: known, Volumes: r.volumes.IDs,
 		Driver: r.cfg.driver(), RunDir: run, SharedDir: r.cfg.VM.SharedDir, Boot: r.cfg.bootConfig(),
 		CPUs: s.CPUs, Memory: s.Memory,
 		Accelerator: r.cfg.VM.Accelerator, Transport: r.cfg.VM.Transport,
@@ -207,19 +207,22 @@ func (r *Runtime) startMachine(ctx context.Context, s machines.Spec, dir *machin
 	return m, err
 }
 
-// acquireMachine starts a machine where it does not run and holds it.
+// acquireMachine starts a machine where it does not run, gives it its disk, and holds it.
 func (r *Runtime) acquireMachine(ctx context.Context, name string) (container.Machine, func(), error) {
-	m, release, err := r.machines.Acquire(ctx, name)
+	m, release, err := r.machines.Use(ctx, name)
 	if err != nil {
 		return nil, nil, err
 	}
 	return guest{m}, release, nil
 }
 
-// currentMachine returns a machine where it runs.
-func (r *Runtime) currentMachine(name string) (container.Machine, bool) {
+// currentMachine gives a machine its disk where it runs, and returns nil where it does not.
+func (r *Runtime) currentMachine(ctx context.Context, name string) (container.Machine, error) {
 	m, ok := r.machines.Current(name)
-	return guest{m}, ok
+	if !ok {
+		return nil, nil
+	}
+	return guest{m}, m.UseDisk(ctx)
 }
 
 // EventsOptions tunes Events. The zero value asks for every kind.

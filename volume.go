@@ -177,7 +177,7 @@ func (r *Runtime) withVolume(ctx context.Context, op, name string, do func(conte
 
 // volumeAgent returns the agent of a machine that has data of volumes, which is started where it does not run.
 func (r *Runtime) volumeAgent(ctx context.Context, machine string) (*agent.Client, func(), error) {
-	m, release, err := r.machines.Acquire(ctx, machine)
+	m, release, err := r.machines.Use(ctx, machine)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -188,10 +188,10 @@ func (r *Runtime) volumeCreated(i volume.Info) {
 	r.events.Publish(event.Event{Kind: event.VolumeCreated, Name: i.Name, Machine: DefaultMachine})
 }
 
-// dropTimeout bounds the deletion of a volume's data, which is a renaming. What is not deleted is swept at the next start.
+// dropTimeout bounds the deletion of a volume's data, which is a renaming. What is not deleted is swept after the next start.
 const dropTimeout = 10 * time.Second
 
-// volumeRemoved deletes the data of a volume in a machine that runs. One that does not sweeps it when it starts.
+// volumeRemoved deletes the data of a volume in a machine that runs. One that does not sweeps it when it next uses its disk.
 func (r *Runtime) volumeRemoved(i volume.Info) {
 	r.events.Publish(event.Event{Kind: event.VolumeRemoved, Name: i.Name, Machine: DefaultMachine})
 	r.mu.Lock()
@@ -206,7 +206,11 @@ func (r *Runtime) volumeRemoved(i volume.Info) {
 		}
 		ctx, cancel := context.WithTimeout(r.ctx, dropTimeout)
 		defer cancel()
-		if err := m.Agent().VolumeRemove(ctx, api.VolumeRemoveRequest{ID: i.ID}); err != nil {
+		err := m.UseDisk(ctx)
+		if err == nil {
+			err = m.Agent().VolumeRemove(ctx, api.VolumeRemoveRequest{ID: i.ID})
+		}
+		if err != nil {
 			r.cfg.Logger.Debug("delete the data of a volume", "volume", i.Name, "err", err)
 		}
 	})

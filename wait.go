@@ -420,7 +420,7 @@ func (r *Runtime) WaitFor(ctx context.Context, ref string, conditions ...WaitStr
 	if err == nil {
 		return nil
 	}
-	if _, runs := r.currentMachine(i.Machine); runs && !errors.Is(ctx.Err(), context.Canceled) {
+	if _, runs := r.machines.Current(i.Machine); runs && !errors.Is(ctx.Err(), context.Canceled) {
 		if tail := r.logTail(i.ID); tail != "" {
 			err = fmt.Errorf("%w; the last lines of its log:\n%s", err, tail)
 		}

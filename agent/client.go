@@ -71,7 +71,8 @@ func (c *Client) Ping(ctx context.Context) (api.PingReply, error) {
 }
 
 // Configure gives the guest what is its own: its data disk, its name, the time. It is called once, before the first
-// Create; a data disk later is ErrConflict, a name that cannot be one ErrInvalid.
+// Create, which waits for a disk that is not there yet. A data disk later is ErrConflict, a name that cannot be one
+// ErrInvalid.
 func (c *Client) Configure(ctx context.Context, req api.ConfigureRequest) error {
 	_, err := call(ctx, c, api.Configure, req)
 	return err

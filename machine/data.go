@@ -51,17 +51,10 @@ func (cfg *Config) known() []string {
 	return out
 }
 
-// configure gives the guest what is the machine's own. The guest mounts the disk on its own time; who creates a container
-// waits for it.
+// configure gives the guest what is the machine's own. The data disk is named, and mounted when it comes: see UseDisk.
 func (m *Machine) configure(ctx context.Context) error {
 	req := api.ConfigureRequest{Time: time.Now(), Hostname: m.cfg.Name}
-	m.mu.Lock()
-	used := m.spec.State != "" && m.disks[dataDiskID] != nil // it goes on from a machine that has used it
-	m.mu.Unlock()
-	if m.cfg.dataDisk.Path != "" && !used {
-		if err := m.AttachDisks(ctx, m.cfg.dataDisk); err != nil {
-			return fmt.Errorf("attach the data disk: %w", err)
-		}
+	if m.HasDisk() && !m.cfg.diskUsed {
 		req.DataDisk = dataDiskID
 		if m.cfg.Known != nil {
 			req.Known = m.cfg.known()
@@ -75,4 +68,25 @@ func (m *Machine) configure(ctx context.Context) error {
 		}
 	}
 	return m.agent.Configure(ctx, req)
+}
+
+// UseDisk attaches the data disk, which the guest then mounts and sweeps on its own time. It comes before the first call
+// to the agent for which the guest needs the disk, because that waits for it: each that makes or removes a container or
+// concerns a volume. A machine that has its disk already, or has none, is left as it is. ctx bounds the wait of this caller
+// only. After an error the next call tries again.
+func (m *Machine) UseDisk(ctx context.Context) error {
+	if !m.HasDisk() {
+		return nil
+	}
+	if err := m.AttachDisks(ctx, m.cfg.dataDisk); err != nil {
+		return fmt.Errorf("attach the data disk: %w", err)
+	}
+	return nil
+}
+
+// expectDisk begins what UseDisk does where somebody waits for the machine who will need the disk. They are told of errors.
+func (m *Machine) expectDisk() {
+	if m.HasDisk() && m.cfg.DiskWanted != nil && m.cfg.DiskWanted() {
+		_, _ = m.beginAttach(m.cfg.dataDisk)
+	}
 }

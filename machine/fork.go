@@ -104,6 +104,9 @@ func (m *Machine) Fork(ctx context.Context, dir string, during func() error) err
 	if !ok || !m.cfg.Forkable {
 		return fmt.Errorf("fork machine %s: %w: it was not started to be forked: make it with Forkable", m.cfg.Name, errs.ErrUnsupported)
 	}
+	if err := m.UseDisk(ctx); err != nil { // what is on it belongs to what is saved
+		return fmt.Errorf("fork machine %s: %w", m.cfg.Name, err)
+	}
 	m.pausing.Lock()
 	defer m.pausing.Unlock()
 	if m.paused {
@@ -248,7 +251,7 @@ func goOn(ctx context.Context, cfg Config, dir string) (*Machine, error) {
 			if d, err = cfg.Dir.ownDisk(ctx, dir, s, d); err != nil {
 				return nil, fmt.Errorf("make the disk of a machine that goes on: %w", err)
 			}
-			cfg.dataDisk = d
+			cfg.dataDisk, cfg.diskUsed = d, true
 		}
 		spec.Disks = append(spec.Disks, d)
 	}

@@ -58,8 +58,11 @@ type Config struct {
 	// DiskCache is a directory for what data disks are made from; many machines and processes may share it. "" is the
 	// directory disks in that of Boot.
 	DiskCache string
-	// Known returns the ids of the containers that there are: what others have left on the data disk is deleted at the
-	// start. nil deletes nothing.
+	// DiskWanted tells, when the machine is about to be there, whether somebody waits for it who needs its data disk: it is
+	// attached meanwhile. nil is nobody; the disk comes with UseDisk.
+	DiskWanted func() bool
+	// Known returns, at the start, the ids of the containers that there are: what others have left on the data disk is
+	// deleted when it is first used. nil deletes nothing.
 	Known func() []string
 	// Volumes returns the ids of the volumes that there are, for the same purpose. nil is none.
 	Volumes func() []string
@@ -78,6 +81,7 @@ type Config struct {
 	OnEnd   func(*Machine)
 
 	dataDisk vm.Disk // with Path "" there is none
+	diskUsed bool    // the machine goes on from one that has used it
 }
 
 // Machine is a running machine whose agent has answered.
@@ -204,6 +208,7 @@ func (m *Machine) greet(ctx context.Context, clone bool) (err error) {
 	if m.guest, err = m.agent.Ping(ctx); err != nil {
 		return err
 	}
+	m.expectDisk()
 	if clone {
 		if err := m.wake(ctx); err != nil {
 			return err
@@ -323,26 +328,10 @@ func (m *Machine) Err() error {
 // AttachDisks gives the machine disks, side by side and once for each ID, however many ask. ctx bounds the wait of this
 // caller only.
 func (m *Machine) AttachDisks(ctx context.Context, disks ...vm.Disk) error {
-	att, ok := m.inst.(vm.DiskAttacher)
-	if !ok {
-		return fmt.Errorf("attach disks: driver %s: %w", m.cfg.Driver.Name(), errs.ErrUnsupported)
+	pending, err := m.beginAttach(disks...)
+	if err != nil {
+		return err
 	}
-	pending := make([]*attachment, len(disks))
-	m.mu.Lock()
-	if m.closed {
-		m.mu.Unlock()
-		return fmt.Errorf("attach disks: machine %s: %w", m.cfg.Name, errs.ErrClosed)
-	}
-	for i, d := range disks {
-		a := m.disks[d.ID]
-		if a == nil {
-			a = &attachment{done: make(chan struct{})}
-			m.disks[d.ID] = a
-			m.wg.Go(func() { m.attach(att, d, a) })
-		}
-		pending[i] = a
-	}
-	m.mu.Unlock()
 	for _, a := range pending {
 		select {
 		case <-a.done:
@@ -354,6 +343,30 @@ func (m *Machine) AttachDisks(ctx context.Context, disks ...vm.Disk) error {
 		}
 	}
 	return nil
+}
+
+// beginAttach begins to attach those of the disks that are not there, and returns what all of them wait for.
+func (m *Machine) beginAttach(disks ...vm.Disk) ([]*attachment, error) {
+	att, ok := m.inst.(vm.DiskAttacher)
+	if !ok {
+		return nil, fmt.Errorf("attach disks: driver %s: %w", m.cfg.Driver.Name(), errs.ErrUnsupported)
+	}
+	pending := make([]*attachment, len(disks))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return nil, fmt.Errorf("attach disks: machine %s: %w", m.cfg.Name, errs.ErrClosed)
+	}
+	for i, d := range disks {
+		a := m.disks[d.ID]
+		if a == nil {
+			a = &attachment{done: make(chan struct{})}
+			m.disks[d.ID] = a
+			m.wg.Go(func() { m.attach(att, d, a) })
+		}
+		pending[i] = a
+	}
+	return pending, nil
 }
 
 func (m *Machine) attach(att vm.DiskAttacher, d vm.Disk, a *attachment) {

@@ -61,11 +61,11 @@ type Images interface {
 // Config is what a Manager needs.
 type Config struct {
 	Images Images
-	// Acquire returns the running machine with the name, started if need be, and a release that is called once when the
-	// container does not need it any more.
+	// Acquire returns the running machine with the name, started if need be, with its disk, and a release that is called
+	// once when the container does not need it any more.
 	Acquire func(ctx context.Context, machine string) (Machine, func(), error)
-	// Current returns the machine with the name where it runs. nil is never.
-	Current func(machine string) (Machine, bool)
+	// Current returns the machine with the name where it runs, with its disk, and nil where it does not. nil is never.
+	Current func(ctx context.Context, machine string) (Machine, error)
 	// Keeps tells that the machine with the name, and with it the records of its containers, belongs to this program. nil
 	// is always.
 	Keeps func(machine string) bool

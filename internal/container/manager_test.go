@@ -120,7 +120,12 @@ func newFakeHost(t *testing.T, dir string) (*Manager, *fakeHost, *event.Bus) {
 	h := &fakeHost{f: newMachine()}
 	m, err := NewManager(Config{
 		Images: fakeImages{}, Events: bus, Logger: slog.New(slog.DiscardHandler), Acquire: h.acquire, Dir: dir,
-		Current: func(string) (Machine, bool) { f := h.machine(); return f, !isDone(f.done) },
+		Current: func(context.Context, string) (Machine, error) {
+			if f := h.machine(); !isDone(f.done) {
+				return f, nil
+			}
+			return nil, nil
+		},
 	})
 	require.NoError(t, err)
 	h.f.mgr = m

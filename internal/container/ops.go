@@ -281,15 +281,17 @@ func (m *Manager) removeNow(ctx context.Context, e *entry, ref string, how remov
 }
 
 // removeFromGuest removes what there is of a container in a running machine. What there is of it in a stopped one is
-// swept when that starts.
+// swept when that next uses its disk.
 func (m *Manager) removeFromGuest(ctx context.Context, e *entry, inst *instance, force bool) error {
 	req := api.RemoveRequest{ID: e.id, Force: force}
 	if inst == nil {
 		if m.cfg.Current != nil {
-			if mach, ok := m.cfg.Current(e.info.Machine); ok {
-				if err := mach.Agent().Remove(ctx, req); err != nil && !errors.Is(err, errs.ErrNotFound) {
-					m.cfg.Logger.Debug("remove what a container wrote", "id", e.id, "err", err)
-				}
+			mach, err := m.cfg.Current(ctx, e.info.Machine)
+			if err == nil && mach != nil {
+				err = mach.Agent().Remove(ctx, req)
+			}
+			if err != nil && !errors.Is(err, errs.ErrNotFound) {
+				m.cfg.Logger.Debug("remove what a container wrote", "id", e.id, "err", err)
 			}
 		}
 		return nil

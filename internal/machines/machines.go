@@ -30,6 +30,8 @@ type Machine interface {
 	// Pause stops the machine's processors, and Resume lets them go on. Both do nothing where it is so already.
 	Pause(context.Context) error
 	Resume(context.Context) error
+	// UseDisk makes sure that the machine has its disk. Where it has none it does nothing.
+	UseDisk(context.Context) error
 }
 
 // Config is what a Manager needs.
@@ -46,8 +48,9 @@ type Config[T Machine] struct {
 	// LockTimeout is how long is waited for a machine that another program has. 0 does not wait, and lets the default
 	// machine be one of this program's own. Less than 0 does not wait, and makes that ErrInUse too.
 	LockTimeout time.Duration
-	// Start starts a machine whose directory is dir. See lifecycle.Options.
-	Start func(ctx context.Context, s Spec, dir *machine.Dir) (T, error)
+	// Start starts a machine whose directory is dir. See lifecycle.Options. wanted tells whether somebody waits for it who
+	// needs its disk.
+	Start func(ctx context.Context, s Spec, dir *machine.Dir, wanted func() bool) (T, error)
 	// Taken is called when a machine that belonged to another program has become this one's. nil is nobody.
 	Taken func(name string) error
 
@@ -83,8 +86,9 @@ type entry[T Machine] struct {
 	reason   string // why it is where it is, where that was not asked for
 	restarts int
 
-	broken error       // of its record: it can only be removed. Set once
-	booted atomic.Bool // it has been up
+	broken error        // of its record: it can only be removed. Set once
+	booted atomic.Bool  // it has been up
+	users  atomic.Int32 // that wait for it and need its disk
 }
 
 // New returns a Manager of the machines in Config.Dir. Nothing is started. Close it.
@@ -224,7 +228,7 @@ func (m *Manager[T]) start(ctx context.Context, e *entry[T]) (T, error) {
 	m.mu.Lock()
 	spec, dir := e.spec.clone(), e.dir
 	m.mu.Unlock()
-	return m.cfg.Start(ctx, spec, dir)
+	return m.cfg.Start(ctx, spec, dir, func() bool { return e.users.Load() > 0 })
 }
 
 // onState notes and publishes a transition.

@@ -32,6 +32,8 @@ type fake struct {
 	mu     sync.Mutex
 	err    error
 	paused bool
+	disk   bool  // it was used
+	bad    error // of the disk
 }
 
 func (f *fake) Done() <-chan struct{} { return f.done }
@@ -55,6 +57,19 @@ func (f *fake) Shutdown(context.Context) error { f.end(nil); return nil }
 func (f *fake) Pause(context.Context) error    { return f.set(true) }
 func (f *fake) Resume(context.Context) error   { return f.set(false) }
 
+func (f *fake) UseDisk(context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.disk = f.disk || f.bad == nil
+	return f.bad
+}
+
+func (f *fake) usesDisk() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.disk
+}
+
 func (f *fake) set(paused bool) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -67,14 +82,21 @@ type host struct {
 	mu     sync.Mutex
 	starts map[string]int
 	err    error
+	bad    error         // of the disks
 	wait   chan struct{} // nil does not wait
+	wanted []bool        // what each start was told at its end
 }
 
-func (h *host) start(ctx context.Context, s Spec, dir *machine.Dir) (*fake, error) {
+func (h *host) start(ctx context.Context, s Spec, _ *machine.Dir, wanted func() bool) (*fake, error) {
 	h.mu.Lock()
 	h.starts[s.Name]++
-	err, wait := h.err, h.wait
+	err, bad, wait := h.err, h.bad, h.wait
 	h.mu.Unlock()
+	defer func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.wanted = append(h.wanted, wanted())
+	}()
 	if wait != nil {
 		select {
 		case <-wait:
@@ -85,7 +107,7 @@ func (h *host) start(ctx context.Context, s Spec, dir *machine.Dir) (*fake, erro
 	if err != nil {
 		return nil, err
 	}
-	return &fake{spec: s, done: make(chan struct{})}, nil
+	return &fake{spec: s, done: make(chan struct{}), bad: bad}, nil
 }
 
 func (h *host) count(name string) int {
@@ -259,6 +281,65 @@ func TestPausedMachine(t *testing.T) {
 		i, err := m.Inspect("default")
 		require.NoError(t, err)
 		require.False(t, i.Paused)
+		require.NoError(t, m.Close())
+	})
+}
+
+// TestDiskIsThereForWhoNeedsIt starts machines for callers who need the disk and for others, and tells the start which.
+func TestDiskIsThereForWhoNeedsIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, h, _ := newManager(t, t.TempDir())
+		ctx := t.Context()
+		require.NoError(t, m.Start(ctx, "default"))
+		f, release, err := m.Acquire(ctx, "default")
+		require.NoError(t, err)
+		require.False(t, f.usesDisk(), "nobody has needed it")
+		release()
+		_, release, err = m.Use(ctx, "default")
+		require.NoError(t, err)
+		require.True(t, f.usesDisk())
+		release()
+		require.NoError(t, m.Stop(ctx, "default"))
+		_, release, err = m.Use(ctx, "default")
+		require.NoError(t, err)
+		release()
+		require.Equal(t, []bool{false, true}, h.wanted)
+		require.NoError(t, m.Stop(ctx, "default"))
+
+		h.mu.Lock()
+		h.wait = make(chan struct{})
+		h.mu.Unlock()
+		var wg sync.WaitGroup
+		brief, cancel := context.WithCancel(ctx)
+		wg.Go(func() {
+			_, _, err := m.Use(brief, "default")
+			require.ErrorIs(t, err, context.Canceled)
+		})
+		wg.Go(func() { require.NoError(t, m.Start(ctx, "default")) })
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+		close(h.wait)
+		wg.Wait()
+		require.Equal(t, []bool{false, true, false}, h.wanted, "who needed it has gone")
+		require.NoError(t, m.Close())
+	})
+}
+
+// TestBadDiskLeavesTheMachine: who needs the disk gets its error, and holds nothing.
+func TestBadDiskLeavesTheMachine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, h, _ := newManager(t, t.TempDir())
+		ctx := t.Context()
+		h.bad = errs.ErrCorrupt
+		_, release, err := m.Acquire(ctx, "default")
+		require.NoError(t, err)
+		_, _, err = m.Use(ctx, "default")
+		require.ErrorIs(t, err, errs.ErrCorrupt)
+		require.Equal(t, lifecycle.Ready, state(t, m, "default"))
+		release()
+		time.Sleep(2 * time.Minute)
+		require.Equal(t, lifecycle.Stopped, state(t, m, "default"), "nothing holds it")
 		require.NoError(t, m.Close())
 	})
 }

@@ -317,19 +317,47 @@ func (m *Manager[T]) Remove(ctx context.Context, name string, force bool, gone f
 }
 
 // Acquire returns the running machine with the name, started if need be, and holds it until release is called, which may
-// be done more than once. A paused machine is ErrConflict.
+// be done more than once. A paused machine is ErrConflict. Its disk may not be there yet: see Use.
 func (m *Manager[T]) Acquire(ctx context.Context, name string) (target T, release func(), err error) {
-	e, err := m.owned(ctx, name)
+	e, err := m.free(ctx, name)
 	if err != nil {
 		return target, nil, err
+	}
+	return e.sup.Acquire(ctx)
+}
+
+// Use is Acquire for what needs the machine's disk: it is there then. A start on the way to that brings it along.
+func (m *Manager[T]) Use(ctx context.Context, name string) (target T, release func(), err error) {
+	e, err := m.free(ctx, name)
+	if err != nil {
+		return target, nil, err
+	}
+	e.users.Add(1)
+	target, release, err = e.sup.Acquire(ctx)
+	e.users.Add(-1)
+	if err != nil {
+		return target, release, err
+	}
+	if err := target.UseDisk(ctx); err != nil {
+		release()
+		return target, nil, err
+	}
+	return target, release, nil
+}
+
+// free returns a machine of this program that is not paused.
+func (m *Manager[T]) free(ctx context.Context, name string) (*entry[T], error) {
+	e, err := m.owned(ctx, name)
+	if err != nil {
+		return nil, err
 	}
 	m.mu.Lock()
 	paused := e.paused
 	m.mu.Unlock()
 	if paused {
-		return target, nil, fmt.Errorf("machine %s: %w: it is paused: resume it first", name, errs.ErrConflict)
+		return nil, fmt.Errorf("machine %s: %w: it is paused: resume it first", name, errs.ErrConflict)
 	}
-	return e.sup.Acquire(ctx)
+	return e, nil
 }
 
 // Current returns the machine with the name where it runs.
