@@ -45,11 +45,12 @@ const (
 	RosettaParameter = "arcbox.rosetta="
 )
 
-// KernelParameters returns what belongs on the kernel's command line on every hypervisor. What the kernel does not know is
+// KernelParameters returns what belongs on the kernel's command line on every hypervisor. Of the security modules there are
+// those that a program can use without a policy, which no machine has: "selinux=0" alone is not known to every kernel. What the kernel does not know is
 // the agent's environment: signals that make goroutines take turns are for tight loops, which it has none of, and are
 // costly where the processor is emulated.
 func KernelParameters() []string {
-	return []string{"quiet", "random.trust_cpu=on", "audit=0", "selinux=0", "apparmor=0", "cryptomgr.notests", "GODEBUG=asyncpreemptoff=1"}
+	return []string{"quiet", "random.trust_cpu=on", "audit=0", "lsm=landlock,yama", "cryptomgr.notests", "GODEBUG=asyncpreemptoff=1"}
 }
 
 // MaxList is the largest size of a module list in bytes that Parse accepts.

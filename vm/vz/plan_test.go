@@ -48,7 +48,7 @@ func TestPlanHasEverything(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, plan{
 		name: "m", arch: "arm64", os: version{15, 1}, kernel: "/boot/Image", initramfs: "/boot/initramfs", cpus: 4, memory: 512 << 20,
-		cmdline: "quiet random.trust_cpu=on audit=0 selinux=0 apparmor=0 cryptomgr.notests GODEBUG=asyncpreemptoff=1 console=hvc0 panic=0 " +
+		cmdline: "quiet random.trust_cpu=on audit=0 lsm=landlock,yama cryptomgr.notests GODEBUG=asyncpreemptoff=1 console=hvc0 panic=0 " +
 			"arcbox.layers=virtiofs:arcbox.layers arcbox.rosetta=virtiofs:arcbox.rosetta extra=1",
 		disks:  []vm.Disk{{ID: "data", Path: "/d/data"}, {ID: "layer", Path: "/d/layer", ReadOnly: true}},
 		shares: []vm.Share{{Tag: "src", Path: "/home/me", ReadOnly: true}}, rosetta: true, dir: "/machines/m",
