@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -288,7 +289,7 @@ func removeTaken(path string) error {
 }
 
 // dataDisk returns the path of the machine's data disk, which is made with the size where there is none. A disk that is
-// there keeps its size.
+// there keeps its size. One whose file was cut short is ErrCorrupt: a guest that has it in a bay does not see where it ends.
 func (d *Dir) dataDisk(ctx context.Context, cache string, size int64, log *slog.Logger) (vm.Disk, error) {
 	out := vm.Disk{ID: dataDiskID, Path: filepath.Join(d.path, diskFile)}
 	if err := os.RemoveAll(filepath.Join(d.path, fromDir)); err != nil { // what it went on from, or half of it
@@ -304,7 +305,7 @@ func (d *Dir) dataDisk(ctx context.Context, cache string, size int64, log *slog.
 	case err == nil && !st.Mode().IsRegular():
 		return out, fmt.Errorf("data disk %s: %w: it is no regular file", path, errs.ErrCorrupt)
 	case err == nil:
-		return out, nil
+		return out, disk.Check(cmp.Or(out.Backing, path))
 	case !errors.Is(err, fs.ErrNotExist):
 		return out, fmt.Errorf("data disk: %w", err)
 	}
