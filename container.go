@@ -377,9 +377,14 @@ func (g guest) AttachLayers(ctx context.Context, disks []image.LayerDisk) ([]api
 	layers, attach := make([]api.Layer, len(disks)), make([]vm.Disk, len(disks))
 	for i, d := range disks {
 		attach[i] = vm.Disk{ID: d.Serial, Path: d.Path, ReadOnly: true}
-		layers[i] = api.Layer{Serial: d.Serial}
 	}
-	return layers, g.AttachDisks(ctx, attach...)
+	if err := g.AttachDisks(ctx, attach...); err != nil {
+		return nil, err
+	}
+	for i, d := range disks {
+		layers[i] = api.Layer{Serial: g.Serial(d.Serial)}
+	}
+	return layers, nil
 }
 
 var _ container.Agent = (*agent.Client)(nil)

@@ -35,15 +35,22 @@ type possessions struct {
 	containers []arcbox.ContainerInfo
 }
 
+// census looks at the default machine, which it starts where it does not run.
+func census(t *testing.T, rt *arcbox.Runtime) api.CensusReply {
+	t.Helper()
+	ctx := testContext(t)
+	rep, err := agent.New(func(ctx context.Context) (net.Conn, error) {
+		return rt.DialMachine(ctx, arcbox.DefaultMachine, api.Port)
+	}).Census(ctx)
+	require.NoError(t, err)
+	return rep
+}
+
 func possess(t *testing.T, rt *arcbox.Runtime) (p possessions) {
 	t.Helper()
 	ctx := testContext(t)
-	client := agent.New(func(ctx context.Context) (net.Conn, error) {
-		return rt.DialMachine(ctx, arcbox.DefaultMachine, api.Port)
-	})
+	p.guest = census(t, rt)
 	var err error
-	p.guest, err = client.Census(ctx)
-	require.NoError(t, err)
 	p.containers, err = rt.ListContainers(ctx, arcbox.ListContainersOptions{})
 	require.NoError(t, err)
 	fds, err := os.ReadDir("/proc/self/fd")

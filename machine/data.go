@@ -51,11 +51,13 @@ func (cfg *Config) known() []string {
 	return out
 }
 
-// configure gives the guest what is the machine's own. The data disk is named, and mounted when it comes: see UseDisk.
+// configure gives the guest what is the machine's own. The data disk is named, and mounted when it comes: see UseDisk. One in
+// a bay is there already.
 func (m *Machine) configure(ctx context.Context) error {
 	req := api.ConfigureRequest{Time: time.Now(), Hostname: m.cfg.Name}
 	if m.HasDisk() && !m.cfg.diskUsed {
-		req.DataDisk = dataDiskID
+		req.DataDisk = m.Serial(dataDiskID)
+		req.DiskLater = req.DataDisk != dataDiskID && !m.diskWanted()
 		if m.cfg.Known != nil {
 			req.Known = m.cfg.known()
 			if m.cfg.Volumes != nil {
@@ -70,7 +72,8 @@ func (m *Machine) configure(ctx context.Context) error {
 	return m.agent.Configure(ctx, req)
 }
 
-// UseDisk attaches the data disk, which the guest then mounts and sweeps on its own time. It comes before the first call
+// UseDisk attaches the data disk, which the guest then mounts and sweeps on its own time; one in a bay, which is there from
+// the start, it mounts when a call needs it. UseDisk comes before the first call
 // to the agent for which the guest needs the disk, because that waits for it: each that makes or removes a container or
 // concerns a volume. A machine that has its disk already, or has none, is left as it is. ctx bounds the wait of this caller
 // only. After an error the next call tries again.
@@ -86,7 +89,9 @@ func (m *Machine) UseDisk(ctx context.Context) error {
 
 // expectDisk begins what UseDisk does where somebody waits for the machine who will need the disk. They are told of errors.
 func (m *Machine) expectDisk() {
-	if m.HasDisk() && m.cfg.DiskWanted != nil && m.cfg.DiskWanted() {
+	if m.HasDisk() && m.diskWanted() {
 		_, _ = m.beginAttach(m.cfg.dataDisk)
 	}
 }
+
+func (m *Machine) diskWanted() bool { return m.cfg.DiskWanted != nil && m.cfg.DiskWanted() }

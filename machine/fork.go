@@ -48,6 +48,7 @@ type saved struct {
 	DiskSize int64       `json:"disk_size"` // bytes of the data disk; 0 is none
 	Overlay  bool        `json:"overlay"`   // the data disk is savedDisk over savedBase, and savedBase alone otherwise
 	Disks    []savedSlot `json:"disks"`
+	Bays     []vm.Bay    `json:"bays,omitempty"`
 }
 
 type savedSlot struct {
@@ -119,6 +120,7 @@ func (m *Machine) Fork(ctx context.Context, dir string, during func() error) err
 	}
 	s := saved{
 		Version: savedVersion, Protocol: api.Version, Shape: shape, Arch: m.spec.Arch, CPUs: m.spec.CPUs, Memory: m.spec.Memory,
+		Bays: m.spec.Bays,
 	}
 	for name, src := range map[string]string{savedKernel: m.spec.Kernel, savedInit: m.spec.Initramfs} {
 		if err := fsx.LinkFile(ctx, filepath.Join(dir, name), src); err != nil {
@@ -237,6 +239,7 @@ func goOn(ctx context.Context, cfg Config, dir string) (*Machine, error) {
 		Name: cfg.Name, Arch: s.Arch, Kernel: filepath.Join(dir, savedKernel), Initramfs: filepath.Join(dir, savedInit),
 		CPUs: s.CPUs, Memory: s.Memory, Console: cfg.Console, Accelerator: cfg.Accelerator, Transport: cfg.Transport,
 		MemoryFile: filepath.Join(dir, memoryFile), State: filepath.Join(dir, stateFile), Forkable: cfg.Forkable, NIC: cfg.hasNIC(),
+		Bays: s.Bays,
 	}
 	shape, err := cfg.shape(spec)
 	if err != nil {

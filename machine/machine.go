@@ -110,8 +110,9 @@ type Machine struct {
 
 // attachment is a disk that is attached or being attached.
 type attachment struct {
+	slot int // of the bay that it is in; 0 is none. Under Machine.mu
 	done chan struct{}
-	err  error
+	err  error // readable after done
 }
 
 // Start finds what to boot, starts a machine, and returns it when its agent has answered. ctx bounds the start only.
@@ -178,7 +179,11 @@ func launch(ctx context.Context, cfg Config, spec vm.Spec) (*Machine, error) {
 	done := make(chan struct{})
 	close(done)
 	for _, d := range spec.Disks {
-		m.disks[d.ID] = &attachment{done: done}
+		a := &attachment{done: done}
+		if _, ok := spec.Bay(d.Slot); ok {
+			a.slot = d.Slot
+		}
+		m.disks[d.ID] = a
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.shares = share.NewSet(m.openShare)
@@ -325,8 +330,8 @@ func (m *Machine) Err() error {
 	return m.err
 }
 
-// AttachDisks gives the machine disks, side by side and once for each ID, however many ask. ctx bounds the wait of this
-// caller only.
+// AttachDisks gives the machine disks, side by side and once for each ID, however many ask. The guest finds each by its
+// Serial. ctx bounds the wait of this caller only.
 func (m *Machine) AttachDisks(ctx context.Context, disks ...vm.Disk) error {
 	pending, err := m.beginAttach(disks...)
 	if err != nil {
@@ -360,22 +365,13 @@ func (m *Machine) beginAttach(disks ...vm.Disk) ([]*attachment, error) {
 	for i, d := range disks {
 		a := m.disks[d.ID]
 		if a == nil {
-			a = &attachment{done: make(chan struct{})}
+			a = &attachment{slot: m.freeBay(d), done: make(chan struct{})}
 			m.disks[d.ID] = a
 			m.wg.Go(func() { m.attach(att, d, a) })
 		}
 		pending[i] = a
 	}
 	return pending, nil
-}
-
-func (m *Machine) attach(att vm.DiskAttacher, d vm.Disk, a *attachment) {
-	defer close(a.done)
-	if a.err = att.AttachDisk(m.ctx, d); a.err != nil {
-		m.mu.Lock()
-		delete(m.disks, d.ID) // the next one who asks tries again
-		m.mu.Unlock()
-	}
 }
 
 // powerOffGrace is how long a guest may take to power off before it is killed.

@@ -35,6 +35,7 @@ func newTemplate(cfg Config, assets *boot.Assets, spec vm.Spec) (*template, erro
 	if !ok {
 		return nil, fmt.Errorf("driver %s: %w", cfg.Driver.Name(), errs.ErrUnsupported)
 	}
+	spec.Bays = cfg.bays()
 	shape, err := d.Shape(spec)
 	if err != nil {
 		return nil, err
@@ -51,6 +52,7 @@ func (t *template) start(ctx context.Context) (*Machine, error) {
 	}
 	spec := t.spec
 	spec.MemoryFile, spec.State = filepath.Join(dir, memoryFile), filepath.Join(dir, stateFile)
+	spec.Disks = t.cfg.inBays()
 	m, err := launch(ctx, t.cfg, spec)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -96,7 +98,7 @@ func (t *template) make(ctx context.Context, dir string) error {
 	if !ok {
 		return fmt.Errorf("save the machine: driver %s: %w", t.cfg.Driver.Name(), errs.ErrUnsupported)
 	}
-	if err := rehearse(ctx, newAgent(inst, nil)); err != nil {
+	if err := rehearse(ctx, newAgent(inst, nil), baySerials(spec.Bays)); err != nil {
 		return explain(inst, err)
 	}
 	if err := s.Snapshot(ctx, filepath.Join(dir, stateFile)); err != nil {
@@ -106,8 +108,9 @@ func (t *template) make(ctx context.Context, dir string) error {
 	return nil
 }
 
-// rehearse has the guest do what each clone will do first, so that it has done it before, and waits until it is at rest.
-func rehearse(ctx context.Context, guest *agent.Client) error {
+// rehearse has the guest do what each clone will do first, so that it has done it before, and waits until it has found its
+// disks and is at rest.
+func rehearse(ctx context.Context, guest *agent.Client, disks []string) error {
 	if _, err := guest.Ping(ctx); err != nil {
 		return err
 	}
@@ -117,13 +120,13 @@ func rehearse(ctx context.Context, guest *agent.Client) error {
 	if err := guest.Configure(ctx, api.ConfigureRequest{Time: time.Now()}); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	listening, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if _, err := guest.Events(ctx); err != nil {
+	if _, err := guest.Events(listening); err != nil {
 		return err
 	}
 	cancel()
-	return guest.Settle(context.WithoutCancel(ctx))
+	return guest.Settle(ctx, disks...)
 }
 
 // entropyBytes is what a clone gets of the host's randomness: more than the kernel's generator holds.

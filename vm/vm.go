@@ -201,8 +201,8 @@ type Disk struct {
 // it costs the guest nothing until it is used, and is there at once in a machine that goes on from a state. An empty one
 // reads as zeros, and what is written to it is lost.
 type Bay struct {
-	Size     int64 // bytes that the guest sees, up to 1 TiB. A disk may be smaller: what is beyond its end are I/O errors
-	ReadOnly bool  // and so must be the disk
+	Size     int64 `json:"size"`                // bytes that the guest sees, up to 1 TiB. A disk may be smaller: what is beyond its end are I/O errors
+	ReadOnly bool  `json:"read_only,omitempty"` // and so must be the disk
 }
 
 // Share is a directory of the host that a guest can mount as virtio-fs.

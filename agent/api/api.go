@@ -71,9 +71,11 @@ type VsockCheckReply struct {
 	Ping PingReply `json:"ping"`
 }
 
-// SettleRequest waits until everything that the guest does at its boot is done and it is at rest, for some seconds at most.
-// A machine is saved as a template then.
-type SettleRequest struct{}
+// SettleRequest waits until everything that the guest does at its boot is done, it has found its disks, and it is at rest, for
+// that some seconds at most. A machine is saved as a template then.
+type SettleRequest struct {
+	Disks []string `json:"disks,omitempty"` // serials of disks that the guest must have found
+}
 
 // SettleReply is empty.
 type SettleReply struct{}

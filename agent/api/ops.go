@@ -12,6 +12,9 @@ type ConfigureRequest struct {
 	Hostname string    `json:"hostname,omitempty"`  // of the machine
 	Time     time.Time `json:"time,omitzero"`       // of the host; the guest's clock is set where it differs by over a second
 
+	// DiskLater mounts the data disk when something needs it, and not as soon as it is there.
+	DiskLater bool `json:"disk_later,omitempty"`
+
 	// Sweep deletes from the data disk what containers wrote whose ids are not in Known, and the volumes that are not in
 	// Volumes: their records are gone.
 	Sweep   bool     `json:"sweep,omitempty"`

@@ -68,7 +68,7 @@ func (a *agent) configure(_ context.Context, req api.ConfigureRequest) (api.Conf
 	if req.Sweep {
 		sweep = &box.Known{Containers: req.Known, Volumes: req.Volumes}
 	}
-	return api.ConfigureReply{}, a.box.UseDisk(req.DataDisk, sweep)
+	return api.ConfigureReply{}, a.box.UseDisk(req.DataDisk, req.DiskLater, sweep)
 }
 
 // maxHostname is the longest host name that Linux takes.

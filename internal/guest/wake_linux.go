@@ -20,7 +20,7 @@ import (
 
 // settle waits for what boots in the background, and then until the guest is at rest: what it has begun would go on in each
 // machine that goes on from it, when there is most to do. An emulated processor translates code when it runs first.
-func (a *agent) settle(ctx context.Context, _ api.SettleRequest) (api.SettleReply, error) {
+func (a *agent) settle(ctx context.Context, req api.SettleRequest) (api.SettleReply, error) {
 	select {
 	case <-a.settled:
 	case <-ctx.Done():
@@ -28,6 +28,9 @@ func (a *agent) settle(ctx context.Context, _ api.SettleRequest) (api.SettleRepl
 	}
 	if a.settleErr != nil {
 		return api.SettleReply{}, a.settleErr
+	}
+	if err := a.box.FindDisks(ctx, req.Disks); err != nil {
+		return api.SettleReply{}, err
 	}
 	debug.FreeOSMemory() // collects garbage too
 	return api.SettleReply{}, rest(ctx)

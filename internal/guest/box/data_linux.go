@@ -38,28 +38,40 @@ type data struct {
 	mu      sync.Mutex
 	decided bool          // there was a container, or useDisk
 	disk    bool          // the data is on a disk
+	needed  chan struct{} // closed when the disk is to be mounted as soon as it is there
+	need    func()        // closes needed
 	ready   chan struct{} // closed when a disk is mounted, or err is set
 	err     error
 	trash   *trash // nil before ready, and in memory
 }
 
 func newData() *data {
-	d := &data{ready: make(chan struct{})}
+	d := &data{needed: make(chan struct{}), ready: make(chan struct{})}
+	d.need = sync.OnceFunc(func() { close(d.needed) })
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	return d
 }
 
-// useDisk puts the data on a disk, which mount mounts at diskDir as soon as it can. Containers wait for it. What sweep does
-// not name is deleted, where it is not nil.
-func (d *data) useDisk(mount func(context.Context) error, sweep *Known) error {
+// useDisk puts the data on a disk, which mount mounts at diskDir as soon as it can, and where later is set not before it is
+// needed. Containers wait for it. What sweep does not name is deleted, where it is not nil.
+func (d *data) useDisk(mount func(context.Context) error, later bool, sweep *Known) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.decided {
 		return fmt.Errorf("use a data disk: %w: the guest is configured, or has containers already", errs.ErrConflict)
 	}
 	d.decided, d.disk = true, true
+	if !later {
+		d.need()
+	}
 	d.wg.Go(func() {
 		defer close(d.ready)
+		select {
+		case <-d.needed:
+		case <-d.ctx.Done():
+			d.err = d.ctx.Err()
+			return
+		}
 		if d.err = mount(d.ctx); d.err == nil {
 			d.err = d.open(sweep)
 		}
@@ -115,6 +127,7 @@ func (d *data) wait(ctx context.Context) (disk bool, err error) {
 	if !disk {
 		return false, nil
 	}
+	d.need()
 	select {
 	case <-d.ready:
 		return true, d.err
@@ -285,10 +298,10 @@ func (b *Box) LogDir(ctx context.Context, id string) (string, error) {
 }
 
 // UseDisk lets containers write on the data disk with the serial number: an ext4, whose journal is replayed where the
-// machine was killed. It returns at once; Create waits until the disk is mounted. What containers have left on it is
-// there again for those of the same ID. What sweep does not name is deleted; nil deletes nothing. After the first Create, or
-// a second time, it is ErrConflict.
-func (b *Box) UseDisk(serial string, sweep *Known) error {
+// machine was killed. It returns at once; Create waits until the disk is mounted, which with later only begins then. What
+// containers have left on it is there again for those of the same ID. What sweep does not name is deleted; nil deletes
+// nothing. After the first Create, or a second time, it is ErrConflict.
+func (b *Box) UseDisk(serial string, later bool, sweep *Known) error {
 	return b.data.useDisk(func(ctx context.Context) error {
 		select {
 		case <-b.ready:
@@ -303,7 +316,7 @@ func (b *Box) UseDisk(serial string, sweep *Known) error {
 			return fmt.Errorf("data disk: %w", err)
 		}
 		return mountData(device)
-	}, sweep)
+	}, later, sweep)
 }
 
 // flushAfter is the age, in hundredths of a second, at which what was written to the data disk leaves the guest's memory

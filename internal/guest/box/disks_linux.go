@@ -127,6 +127,16 @@ func (d *disks) find(ctx context.Context, serial string) (string, error) {
 	}
 }
 
+// FindDisks waits until there are disks with all of the serials.
+func (b *Box) FindDisks(ctx context.Context, serials []string) error {
+	for _, serial := range serials {
+		if _, err := b.layers.disks.find(ctx, serial); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // diskSerial returns the serial number of the disk whose directory in sysfs is dir, "" where it has none.
 func diskSerial(dir string) string {
 	if b, err := os.ReadFile(dir + "/serial"); err == nil { // virtio-blk
