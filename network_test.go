@@ -215,6 +215,30 @@ func TestSysctlsOfInterfaces(t *testing.T) {
 	require.Zero(t, code)
 }
 
+// TestInterfaceThatWasKeptReady looks at the interface of a container that has the spare namespace, takes it away and gives
+// it another one. Of two kinds of interface the kernel gives one with IPv6 an address of its own.
+func TestInterfaceThatWasKeptReady(t *testing.T) {
+	rt := shared.get(t)
+	ctx := testContext(t)
+	newNetwork(t, rt, arcbox.NetworkSpec{Name: "six", IPv6: true})
+	const show = "cat /sys/class/net/eth0/address; ip addr show eth0 | grep -o ' inet.* scope' | cut -d/ -f1; ip route | grep -c default"
+	c := start(t, rt, arcbox.ContainerSpec{})
+	e := c.Networks[0]
+	want := fmt.Sprintf("%s\n inet %s\n1\n", e.MAC, e.IPv4)
+	out, _ := in(t, rt, c.ID, show)
+	require.Equal(t, want, out)
+	require.NoError(t, rt.DisconnectNetwork(ctx, c.ID, arcbox.DefaultNetwork))
+	out, _ = in(t, rt, c.ID, "ls /sys/class/net")
+	require.Equal(t, "lo\n", out)
+	require.NoError(t, rt.ConnectNetwork(ctx, c.ID, arcbox.NetworkAttachment{Network: arcbox.DefaultNetwork, IPv4: e.IPv4}))
+	out, _ = in(t, rt, c.ID, show)
+	require.Equal(t, want, out)
+
+	both := start(t, rt, arcbox.ContainerSpec{Networks: []arcbox.NetworkAttachment{{Network: "six"}}})
+	out, _ = in(t, rt, both.ID, "ip -6 addr show eth0 | grep -o 'inet6 f[de]' | sort; ip -6 route | grep -c default")
+	require.Equal(t, "inet6 fd\ninet6 fe\n1\n", out)
+}
+
 func TestNetworkModes(t *testing.T) {
 	rt := shared.get(t)
 	w := start(t, rt, web("", arcbox.ContainerSpec{}))

@@ -18,6 +18,12 @@ type Network struct {
 	Nameservers []string    `json:"nameservers,omitempty"`
 }
 
+// What the first interface of most containers is. A guest may make it before it is asked for.
+const (
+	FirstInterface = "eth0"
+	FirstVLAN      = 2
+)
+
 // Interface is a network interface of a container: a macvlan on a VLAN of the machine's NIC.
 type Interface struct {
 	Name      string   `json:"name"`

@@ -2,9 +2,13 @@ package box
 
 import (
 	"os"
+	"slices"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/internal/guest/link"
 )
 
@@ -12,6 +16,10 @@ import (
 type namespace struct {
 	fd   int // negative for none
 	conn *link.Conn
+
+	// An interface that is there already, without an address: its number, 0 for none, and what it is.
+	index int
+	kind  kind
 }
 
 func noNamespace() namespace { return namespace{fd: -1} }
@@ -27,7 +35,7 @@ func makeNamespace() (namespace, error) {
 	if err != nil {
 		return noNamespace(), err
 	}
-	return namespace{fd, c}, nil
+	return namespace{fd: fd, conn: c}, nil
 }
 
 func (n namespace) close() {
@@ -37,34 +45,80 @@ func (n namespace) close() {
 	}
 }
 
-// take returns a namespace that nobody has had. The spare one is there at once.
-func (n *networks) take() (namespace, error) {
-	n.mu.Lock()
-	spare := n.spare
-	n.spare = noNamespace()
-	n.mu.Unlock()
-	if spare.fd >= 0 {
-		return spare, nil
-	}
-	return makeNamespace()
+// kind is what interfaces have in common but for their addresses.
+type kind struct {
+	name string
+	vlan uint16
+	mtu  int
 }
 
-// refill makes a spare namespace where there is none. That it cannot be made is told by take.
+// kindOf returns the kind of an interface. ok is false for one that is made when it is needed: the kernel gives it an
+// IPv6 address by its MAC when it comes up.
+func kindOf(i api.Interface) (k kind, ok bool) {
+	return kind{i.Name, i.VLAN, i.MTU}, !hasIPv6(i)
+}
+
+func hasIPv6(i api.Interface) bool {
+	return slices.ContainsFunc(i.Addresses, func(a string) bool { return strings.Contains(a, ":") })
+}
+
+// take returns a namespace for a container with the interfaces, that nobody has had. The spare one is there at once. The next
+// spare one gets an interface as the first of these, or none.
+func (n *networks) take(interfaces []api.Interface) (namespace, error) {
+	n.mu.Lock()
+	own := n.spare
+	n.spare = noNamespace()
+	if n.quiet == nil {
+		n.quiet = time.AfterFunc(quietTime, n.refill)
+	}
+	n.quiet.Reset(quietTime)
+	n.usual = kind{}
+	if len(interfaces) > 0 {
+		if k, ok := kindOf(interfaces[0]); ok {
+			n.usual = k
+		}
+	}
+	n.mu.Unlock()
+	if own.fd < 0 {
+		return makeNamespace()
+	}
+	fits := func(i api.Interface) bool {
+		k, ok := kindOf(i)
+		return ok && k == own.kind
+	}
+	if own.index == 0 || slices.ContainsFunc(interfaces, fits) {
+		return own, nil
+	}
+	err := own.conn.Delete(own.index)
+	if own.index = 0; err != nil {
+		own.close()
+		return noNamespace(), err
+	}
+	return own, nil
+}
+
+// quietTime is how long no container was made when the next spare namespace is made: those that come one after another do
+// not wait for the kernel to make one for somebody else.
+const quietTime = 3 * time.Second
+
+// refill makes a spare namespace where there is none, with an interface where it can. What cannot be made is made, or told,
+// when it is needed.
 func (n *networks) refill() {
 	n.mu.Lock()
-	has := n.spare.fd >= 0
-	n.mu.Unlock()
-	if has {
+	defer n.mu.Unlock()
+	if n.closed || n.spare.fd >= 0 {
 		return
 	}
 	s, err := makeNamespace()
 	if err != nil {
 		return
 	}
-	n.mu.Lock()
-	if n.spare.fd < 0 {
-		n.spare, s = s, noNamespace()
+	if n.usual != (kind{}) && n.open() == nil {
+		s.kind = n.usual
+		if s.index, err = n.macvlan(api.Interface{Name: s.kind.name, VLAN: s.kind.vlan, MTU: s.kind.mtu}, nil, s); err != nil {
+			s.close()
+			return
+		}
 	}
-	n.mu.Unlock()
-	s.close() // another one was faster
+	n.spare = s
 }

@@ -38,7 +38,7 @@ func newNetwork(all *networks, interfaces []api.Interface) *network {
 		defer close(n.ready)
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		n.own, n.err = all.take()
+		n.own, n.err = all.take(interfaces)
 		close(n.made)
 		for i := 0; i < len(interfaces) && n.err == nil; i++ {
 			n.err = n.add(interfaces[i])
@@ -79,12 +79,12 @@ func openNetwork(child *proc.Child) (int, error) {
 
 // add makes one interface. n.mu is held.
 func (n *network) add(i api.Interface) error {
-	if err := n.all.macvlan(i, n.own.fd); err != nil {
-		return err
-	}
-	index, err := n.own.conn.Index(i.Name)
+	index, err := n.all.add(i, n.own)
 	if err != nil {
 		return err
+	}
+	if index == n.own.index {
+		n.own.index = 0 // it is taken
 	}
 	n.has[i.Name] = ownInterface{index, address{i.VLAN, i.MAC}}
 	for _, a := range i.Addresses {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,7 +33,10 @@ type networks struct {
 
 	boxes map[string]*sandbox // by id, for those who share a network
 
-	spare namespace // for the next container
+	spare  namespace   // for the next container
+	usual  kind        // of its interface
+	quiet  *time.Timer // makes the next one; nil before the first
+	closed bool
 
 	deleting map[address]chan struct{} // closed when the interface is gone
 	deleters sync.WaitGroup            // one for each container whose interfaces are being deleted
@@ -50,7 +54,8 @@ type address struct {
 
 func newNetworks() *networks {
 	return &networks{
-		deleting: make(map[address]chan struct{}), slots: make(chan struct{}, maxDeleters), spare: noNamespace(),
+		deleting: make(map[address]chan struct{}), slots: make(chan struct{}, maxDeleters),
+		spare: noNamespace(), usual: kind{api.FirstInterface, api.FirstVLAN, nicMTU},
 	}
 }
 
@@ -69,8 +74,10 @@ func (n *networks) open() error {
 		return fmt.Errorf("%w: the machine has no network interface", errs.ErrUnsupported)
 	}
 	if err == nil {
-		// The machine itself is no member of any network.
-		_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+kernelName+"/disable_ipv6", []byte("1"), 0) // a kernel without IPv6 has no such file
+		// The machine itself is no member of any network: neither this nor what is made on it sends anything of its own.
+		for _, name := range []string{kernelName, "default"} {
+			_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0) // a kernel without IPv6 has no such file
+		}
 		if err = c.Rename(index, nicName); err == nil {
 			err = c.SetUp(index, nicMTU)
 		}
@@ -102,6 +109,10 @@ func (n *networks) close() {
 	if n.conn != nil {
 		n.conn.Close()
 	}
+	n.closed = true
+	if n.quiet != nil {
+		n.quiet.Stop() // where refill is about to be called, it does nothing
+	}
 	n.spare.close()
 	n.spare = noNamespace()
 }
@@ -112,12 +123,10 @@ func (n *networks) vlan(id uint16) (int, error) {
 		return i, nil
 	}
 	name := "vlan" + strconv.Itoa(int(id))
-	// No address is to be made for it, and so nothing of its own to be sent.
 	err := n.conn.AddVLAN(name, n.nic, id)
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return 0, err
 	}
-	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0) // as above
 	i, err := n.conn.Index(name)
 	if err != nil {
 		return 0, err
@@ -126,11 +135,11 @@ func (n *networks) vlan(id uint16) (int, error) {
 	return i, nil
 }
 
-// macvlan makes the interface of a container in its network namespace.
-func (n *networks) macvlan(i api.Interface, ns int) error {
+// add makes the interface of a container in its network namespace, and returns its number there.
+func (n *networks) add(i api.Interface, own namespace) (int, error) {
 	hw, err := net.ParseMAC(i.MAC)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	at := address{i.VLAN, i.MAC}
 	n.mu.Lock()
@@ -140,14 +149,38 @@ func (n *networks) macvlan(i api.Interface, ns int) error {
 		<-gone
 		n.mu.Lock()
 	}
+	if k, ok := kindOf(i); !ok || own.index == 0 || k != own.kind {
+		return n.macvlan(i, hw, own)
+	}
+	if i.Reflect {
+		if err := own.conn.SetReflect(own.index, true); err != nil {
+			return 0, err
+		}
+	}
+	return own.index, own.conn.SetMAC(own.index, hw)
+}
+
+// macvlan makes an interface in a network namespace, and brings it up. Where it has no IPv6 address, it gets none by itself.
+// n.mu is held.
+func (n *networks) macvlan(i api.Interface, hw net.HardwareAddr, in namespace) (int, error) {
 	if err := n.open(); err != nil {
-		return err
+		return 0, err
 	}
 	parent, err := n.vlan(i.VLAN)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return n.conn.AddMacvlan(link.Macvlan{Name: i.Name, Parent: parent, MAC: hw, MTU: i.MTU, Reflect: i.Reflect, NS: ns})
+	if err := n.conn.AddMacvlan(link.Macvlan{Name: i.Name, Parent: parent, MAC: hw, MTU: i.MTU, Reflect: i.Reflect, NS: in.fd}); err != nil {
+		return 0, err
+	}
+	index, err := in.conn.Index(i.Name)
+	if err == nil && !hasIPv6(i) {
+		err = in.conn.NoLinkLocal(index)
+	}
+	if err == nil {
+		err = in.conn.SetUp(index, 0)
+	}
+	return index, err
 }
 
 // deleteLater deletes the interfaces of a container that is being removed in the background: the kernel waits, for each, until
@@ -167,12 +200,11 @@ func (n *networks) deleteLater(has map[string]ownInterface, own namespace) {
 		}
 		own.close()
 		n.mu.Lock()
+		defer n.mu.Unlock()
 		for _, i := range has {
 			delete(n.deleting, i.address)
 		}
 		close(gone)
-		n.mu.Unlock()
-		n.refill()
 	})
 }
 

@@ -266,12 +266,14 @@ type Macvlan struct {
 	NS      int  // file descriptor of the network namespace that it is for; -1 is that of the Conn
 }
 
-// AddMacvlan makes a macvlan, and brings it up.
+// AddMacvlan makes a macvlan, which is down. Without a MAC the kernel chooses one.
 func (c *Conn) AddMacvlan(m Macvlan) error {
-	r := newRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, ifinfo(0, unix.IFF_UP, unix.IFF_UP)...)
+	r := newRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, ifinfo(0, 0, 0)...)
 	r.text(unix.IFLA_IFNAME, m.Name)
 	r.number(unix.IFLA_LINK, uint32(m.Parent))
-	r.attr(unix.IFLA_ADDRESS, m.MAC)
+	if len(m.MAC) > 0 {
+		r.attr(unix.IFLA_ADDRESS, m.MAC)
+	}
 	r.number(unix.IFLA_MTU, uint32(m.MTU))
 	if m.NS >= 0 {
 		r.number(unix.IFLA_NET_NS_FD, uint32(m.NS))
@@ -279,6 +281,29 @@ func (c *Conn) AddMacvlan(m Macvlan) error {
 	r.macvlan(mode(m.Reflect))
 	if _, err := c.do(r); err != nil {
 		return fmt.Errorf("make interface %s: %w", m.Name, err)
+	}
+	return nil
+}
+
+// SetMAC gives an interface another address.
+func (c *Conn) SetMAC(index int, mac net.HardwareAddr) error {
+	r := newRequest(unix.RTM_NEWLINK, 0, ifinfo(index, 0, 0)...)
+	r.attr(unix.IFLA_ADDRESS, mac)
+	if _, err := c.do(r); err != nil {
+		return fmt.Errorf("give interface %d the address %s: %w", index, mac, err)
+	}
+	return nil
+}
+
+// NoLinkLocal keeps the kernel from giving an interface that is down an IPv6 address when it comes up.
+func (c *Conn) NoLinkLocal(index int) error {
+	const genMode, none = 8, 1 // IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE
+	r := newRequest(unix.RTM_NEWLINK, 0, ifinfo(index, 0, 0)...)
+	r.nest(unix.IFLA_AF_SPEC, func() {
+		r.nest(unix.AF_INET6, func() { r.attr(genMode, []byte{none}) })
+	})
+	if _, err := c.do(r); err != nil && err != unix.EAFNOSUPPORT { // a kernel without IPv6
+		return fmt.Errorf("set how interface %d gets addresses: %w", index, err)
 	}
 	return nil
 }
