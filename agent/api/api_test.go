@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -377,4 +378,26 @@ func FuzzServeConn(f *testing.F) {
 		m.ServeConn(t.Context(), far) // always returns
 		wg.Wait()
 	})
+}
+
+// watched is of a type that counts how often the JSON package looks at it.
+type watched struct{}
+
+var looks struct{ read, written atomic.Int32 }
+
+func (*watched) UnmarshalJSON([]byte) error { looks.read.Add(1); return errors.New("unreadable") }
+
+func (watched) MarshalJSON() ([]byte, error) {
+	looks.written.Add(1)
+	return nil, errors.New("cannot be written")
+}
+
+func TestLearnLooksAtAllTypes(t *testing.T) {
+	m := &Mux{}
+	Handle(m, Method[watched, watched]{"a"}, func(context.Context, watched) (watched, error) { panic("called") })
+	HandleUndo(m, Method[watched, watched]{"b"}, func(context.Context, watched) (watched, func(), error) { panic("called") })
+	HandleStream(m, StreamMethod[watched]{"c"}, func(context.Context, watched, *Stream, func() error) error { panic("called") })
+	m.Learn()
+	require.EqualValues(t, 5, looks.read.Load())
+	require.EqualValues(t, 5, looks.written.Load())
 }

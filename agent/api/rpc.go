@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"reflect"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -178,13 +180,29 @@ func (s *Stream) Close() error {
 // Mux serves methods. Register handlers first, then call ServeConn for each connection.
 type Mux struct {
 	handlers map[string]func(context.Context, json.RawMessage, *Stream) error
+	types    []reflect.Type // of requests and replies
 }
 
-func (m *Mux) add(name string, h func(context.Context, json.RawMessage, *Stream) error) {
+func (m *Mux) add(name string, h func(context.Context, json.RawMessage, *Stream) error, types ...reflect.Type) {
 	if m.handlers == nil {
 		m.handlers = make(map[string]func(context.Context, json.RawMessage, *Stream) error)
 	}
 	m.handlers[name] = h
+	m.types = append(m.types, types...)
+}
+
+// Learn has the JSON package look at the types of all requests, replies and frames, which it else does when it first sees
+// each of them. A guest does it before it is saved.
+func (m *Mux) Learn() {
+	frames := []reflect.Type{
+		reflect.TypeFor[request](), reflect.TypeFor[errs.Remote](), reflect.TypeFor[Event](), reflect.TypeFor[Exit](),
+		reflect.TypeFor[LogRecord](),
+	}
+	for _, t := range slices.Concat(m.types, frames) {
+		v := reflect.New(t).Interface()
+		_ = json.Unmarshal([]byte("{}"), v)
+		_, _ = json.Marshal(v)
+	}
 }
 
 // Handle registers fn for a method. Its context ends when the caller goes away. A panic in fn becomes an error.
@@ -211,7 +229,7 @@ func HandleThen[Req, Rep any](m *Mux, method Method[Req, Rep], fn func(context.C
 		}
 		then(ctx)
 		return nil
-	})
+	}, reflect.TypeFor[Req](), reflect.TypeFor[Rep]())
 }
 
 // HandleUndo is Handle for what the caller must know of: fn also returns how to undo what it did, which is called where the
@@ -231,7 +249,7 @@ func HandleUndo[Req, Rep any](m *Mux, method Method[Req, Rep], fn func(context.C
 			return err
 		}
 		return nil
-	})
+	}, reflect.TypeFor[Req](), reflect.TypeFor[Rep]())
 }
 
 // HandleStream registers fn for a stream method. fn owns the stream until it returns: it calls accept once before it
@@ -243,7 +261,7 @@ func HandleStream[Req any](m *Mux, method StreamMethod[Req], fn func(ctx context
 			return fmt.Errorf("%w request: %w", errs.ErrInvalid, err)
 		}
 		return fn(ctx, req, s, func() error { return s.Send(FrameReply, []byte("{}")) })
-	})
+	}, reflect.TypeFor[Req]())
 }
 
 // requestTimeout bounds how long a caller may take from opening a stream to its request.

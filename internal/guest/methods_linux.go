@@ -20,7 +20,10 @@ func (a *agent) methods() *api.Mux {
 	api.Handle(m, api.Ping, a.ping)
 	api.Handle(m, api.Configure, a.configure)
 	api.Handle(m, api.VsockCheck, a.vsock.check)
-	api.Handle(m, api.Settle, a.settle)
+	api.Handle(m, api.Settle, func(ctx context.Context, req api.SettleRequest) (api.SettleReply, error) {
+		learn(m)
+		return a.settle(ctx, req)
+	})
 	api.Handle(m, api.Census, a.census)
 	api.Handle(m, api.Wake, wake)
 	api.HandleThen(m, api.Poweroff, a.prepareOff, a.off)
