@@ -104,6 +104,9 @@ func setUp() error {
 	if err := box.Delegate(cgroupRoot); err != nil {
 		return err
 	}
+	if err := box.FlushEarly(); err != nil {
+		return err
+	}
 	if err := unix.Sethostname([]byte("arcbox")); err != nil {
 		return fmt.Errorf("set host name: %w", err)
 	}

@@ -323,15 +323,19 @@ func (b *Box) UseDisk(serial string, later bool, sweep *Known) error {
 // for the host's, where the death of the machine does not reach it. The kernel looks as often.
 const flushAfter = "100"
 
-// mountData mounts the data disk. What is deleted on it is discarded, so that the host's file gets holes. When something
-// of it cannot be written any more, it becomes read-only: a journal with gaps must not go on. What was written leaves the
-// guest within two seconds or so, whether its writer syncs it or not.
-func mountData(device string) error {
+// FlushEarly makes what is written to disks leave the guest within two seconds or so, whether its writer syncs it or not.
+func FlushEarly() error {
 	for _, name := range []string{"dirty_expire_centisecs", "dirty_writeback_centisecs"} {
 		if err := os.WriteFile("/proc/sys/vm/"+name, []byte(flushAfter), 0); err != nil {
-			return fmt.Errorf("have the data disk written: %w", err)
+			return fmt.Errorf("have disks written: %w", err)
 		}
 	}
+	return nil
+}
+
+// mountData mounts the data disk. What is deleted on it is discarded, so that the host's file gets holes. When something
+// of it cannot be written any more, it becomes read-only: a journal with gaps must not go on.
+func mountData(device string) error {
 	err := unix.Mount("/dev/"+device, diskDir, "ext4", unix.MS_NODEV|unix.MS_NOATIME, "discard,errors=remount-ro,commit=1")
 	if err == unix.EINVAL || err == unix.EUCLEAN {
 		return fmt.Errorf("mount the data disk: %w: it is not a sound ext4: check its file with e2fsck -f, or remove it: %w", errs.ErrCorrupt, err)
