@@ -182,6 +182,8 @@ func TestLayersAreInBays(t *testing.T) {
 	require.NoError(t, err)
 	reads("child", "many:1", many)
 	reads("child", "later:1", image("later:1", 1))
+	require.NoError(t, rt.StopMachine(ctx, "child"))
+	reads("child", "many:1", many) // from a template now, with a disk that may be a layer over its parent's
 	require.NotContains(t, log.String(), noTemplate)
 	require.NotContains(t, log.String(), "a bay takes no disk")
 

@@ -8,7 +8,7 @@ import (
 // ConfigureRequest gives the guest what is its own: it comes once, right after the first Ping. The reply does not wait
 // for the disk; what needs it does.
 type ConfigureRequest struct {
-	DataDisk string    `json:"data_disk,omitempty"` // serial of the machine's data disk, an ext4, which may come later: what needs it waits; "" keeps what containers write in memory
+	DataDisk string    `json:"data_disk,omitempty"` // serial of the machine's data disk or its bay, an ext4, which may come later: what needs it waits; "" keeps what containers write in memory
 	Hostname string    `json:"hostname,omitempty"`  // of the machine
 	Time     time.Time `json:"time,omitzero"`       // of the host; the guest's clock is set where it differs by over a second
 
