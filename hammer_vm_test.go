@@ -83,7 +83,11 @@ func (p possessions) more(before possessions) (out []string) {
 	over("process", p.guest.Processes, before.guest.Processes)
 	over("disk", p.guest.Disks, before.guest.Disks)
 	over("data", p.guest.Data, before.guest.Data)
-	over("guest's file", p.guest.Files, before.guest.Files)
+	files := before.guest.Files
+	if !slices.Contains(files, "net") { // the network namespace that the guest has in spare comes when it has been quiet for a while
+		files = append(slices.Clone(files), "net", "socket")
+	}
+	over("guest's file", p.guest.Files, files)
 	over("child", p.children, before.children)
 	over("file", p.files, before.files)
 	if n := p.guest.Goroutines - before.guest.Goroutines; n > 0 {
