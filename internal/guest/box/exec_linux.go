@@ -158,7 +158,9 @@ func (x *execution) clone(j *join, files *descriptors) (*os.File, *proc.Program,
 	cg, err := files.add(x.cgroup.open())
 	if err == nil {
 		x.child, err = x.box.box.reaper.Start(func() (int, error) {
-			return program.Fork(proc.ForkSpec{Cgroup: cg, Report: reportW, PIDs: j.target})
+			// Its memory is its own: processes of the container may look into it, and the kernel kills all that share memory
+			// where one has to go for the lack of it.
+			return program.Fork(proc.ForkSpec{Cgroup: cg, Report: reportW, PIDs: j.target, OwnMemory: true})
 		})
 	}
 	if err == nil {

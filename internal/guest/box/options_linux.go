@@ -21,7 +21,7 @@ const defaultShm = 64 << 20
 func newStage(req api.CreateRequest, hide hidden) *stage {
 	s := &stage{
 		exe: -1, netns: -1, hostname: hostname(req), hide: hide, readOnly: req.ReadOnly, privileged: req.Privileged,
-		shmSize: req.ShmSize, tmpfs: req.Tmpfs, sysctls: req.Sysctls,
+		shmSize: req.ShmSize, memory: req.Resources.Memory, tmpfs: req.Tmpfs, sysctls: req.Sysctls,
 	}
 	if s.shmSize == 0 {
 		s.shmSize = defaultShm

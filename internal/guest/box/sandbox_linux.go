@@ -77,11 +77,13 @@ func (s *sandbox) fork(st *stage, files *descriptors) error {
 				Flags:  st.namespaces(),
 				Cgroup: cg,
 				Report: reportW,
+
+				OwnMemory: st.ownMemory(),
 			})
 		})
 	}
-	s.program.Close()
 	if err != nil {
+		s.program.Close()
 		s.start.Close()
 		s.report.Close()
 	}
@@ -112,6 +114,7 @@ func (s *sandbox) Start(ctx context.Context) (int, error) {
 		_ = s.cgroup.kill()
 		return 0, fmt.Errorf("start the process: %w", err)
 	}
+	s.program.Close()
 	err = s.program.Decode(b)
 	var f *proc.Failure
 	switch {
@@ -175,6 +178,9 @@ func (s *sandbox) Remove(d engine.Data) error {
 	s.net.close()
 	s.start.Close()
 	s.report.Close()
+	s.mu.Lock()
+	s.program.Close() // where it was not started
+	s.mu.Unlock()
 	s.joining.Lock()
 	s.removed = true
 	s.joining.Unlock()

@@ -31,6 +31,7 @@ type stage struct {
 	readOnly   bool // the root
 	privileged bool
 	shmSize    int64
+	memory     int64 // limit in bytes, not above 0 for none
 	tmpfs      []api.Tmpfs
 	mounted    []mounted
 	sysctls    map[string]string
@@ -54,6 +55,16 @@ func (s *stage) namespaces() uintptr {
 		flags |= unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWCGROUP
 	}
 	return flags
+}
+
+// smallMemory is the limit in bytes below which the kernel may kill a process for the memory that its surroundings take.
+const smallMemory = 64 << 20
+
+// ownMemory tells whether the process needs a copy of the agent's memory, which it shares otherwise until it executes: nobody
+// else is in its namespaces. But the kernel kills all that share memory where one of them has to go for the lack of it, and
+// gives all the same score for that.
+func (s *stage) ownMemory() bool {
+	return s.oomScore != 0 || s.memory > 0 && s.memory < smallMemory
 }
 
 // machineRoot is where a process in the machine itself finds the machine's root.

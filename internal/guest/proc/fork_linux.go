@@ -11,7 +11,11 @@ import (
 
 // cloneArgs is struct clone_args of the kernel, version 2.
 type cloneArgs struct {
-	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
+	flags      uint64
+	_          [3]uint64 // pidfd, child_tid, parent_tid
+	exitSignal uint64
+	_          [5]uint64 // stack, stack_size, tls, set_tid, set_tid_size
+	cgroup     uint64
 }
 
 // ForkSpec says how Fork makes the child.
@@ -20,13 +24,17 @@ type ForkSpec struct {
 	Cgroup int     // file descriptor of the cgroup to be born in, -1 for the parent's own
 	Report int     // file descriptor of a pipe to which the child writes a failure; the program keeps it open
 
+	// OwnMemory gives the child a copy of the parent's memory, which takes longer the more that has. Otherwise it shares the
+	// parent's until it executes, and the program is closed no earlier than it has done that or has ended.
+	OwnMemory bool
+
 	// PIDs is the file descriptor of a process in whose PID namespace the child is born, a pidfd; 0 is the parent's own.
 	// A namespace whose first process has ended is ESRCH or ENOMEM.
 	PIDs int
 }
 
-// Fork makes a child that runs the program, and returns its process number. The child is a copy of the whole process
-// with one thread. Its memory is its own, so the parent goes on at once, whatever the program waits for.
+// Fork makes a child that runs the program, and returns its process number. The parent goes on
+// at once, whatever the program waits for.
 //
 // The child inherits every file descriptor: the program closes what the command must not get. All signals are blocked
 // in the child and have their default action: the program unblocks them.
@@ -44,11 +52,15 @@ func (p *Program) Fork(spec ForkSpec) (int, error) {
 		args.flags |= unix.CLONE_INTO_CGROUP
 		args.cgroup = uint64(spec.Cgroup)
 	}
+	p.report = [2]int32{int32(len(p.ops)), int32(unix.ENOENT)} // unless a step fails
 	var pin runtime.Pinner
 	defer pin.Unpin()
 	pin.Pin(args)
-	pin.Pin(p)
-	pin.Pin(&p.ops[0])
+	p.pins.Pin(p)
+	p.pins.Pin(&p.ops[0])
+	if !spec.OwnMemory {
+		args.flags |= unix.CLONE_VM
+	}
 	all, old := new(unix.Sigset_t), new(unix.Sigset_t)
 	for i := range all.Val {
 		all.Val[i] = ^all.Val[i]
@@ -80,8 +92,15 @@ func (p *Program) Fork(spec ForkSpec) (int, error) {
 // otherwise.
 type pidNamespaces struct{ child, own int }
 
-// fork clones and, in the child, runs the program; it never returns there. No signal handler of the Go runtime may run in
-// the child, hence the mask. It must not grow the stack, allocate, or be preempted, and neither must what it calls.
+// clone calls clone3, and returns in the parent. In the child it runs the program: it ends the process where a step fails, and
+// where no step executed a command. The memory may be that of the parent, which goes on to use it, the stack included: so it
+// is written in assembly, and touches no stack, nor anything but the program.
+//
+//go:noescape
+func clone(args *cloneArgs, size uintptr, p *Program, report uintptr) (pid uintptr, e syscall.Errno)
+
+// fork clones. No signal handler of the Go runtime may run in the child, hence the mask. It must not grow the stack, allocate,
+// or be preempted, and neither must what it calls.
 //
 // A thread has a PID namespace for its children. It is another one only here, where the runtime starts no thread: one
 // with such a namespace cannot. lost tells that the thread's own could not be set again.
@@ -95,10 +114,7 @@ func fork(p *Program, args *cloneArgs, all, old *unix.Sigset_t, report uintptr, 
 		_, _, e = syscall.RawSyscall6(unix.SYS_SETNS, uintptr(ns.child), unix.CLONE_NEWPID, 0, 0, 0, 0)
 	}
 	if e == 0 {
-		pid, _, e = syscall.RawSyscall6(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0, 0, 0, 0)
-		if e == 0 && pid == 0 {
-			child(p, report)
-		}
+		pid, e = clone(args, unsafe.Sizeof(*args), p, report)
 	}
 	if ns.child > 0 {
 		_, _, back := syscall.RawSyscall6(unix.SYS_SETNS, uintptr(ns.own), unix.CLONE_NEWPID, 0, 0, 0, 0)
@@ -106,48 +122,4 @@ func fork(p *Program, args *cloneArgs, all, old *unix.Sigset_t, report uintptr, 
 	}
 	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(old)), 0, sigsetSize, 0, 0)
 	return pid, e, lost
-}
-
-// child runs the program. It ends the process where a step fails, and where no step executed a command.
-//
-//go:norace
-//go:nosplit
-func child(p *Program, report uintptr) {
-	failed, errno := int32(len(p.ops)), syscall.ENOENT
-	for i := range p.ops {
-		o := &p.ops[i]
-		for a := range o.args {
-			if o.fromRg&(1<<a) != 0 {
-				o.args[a] = p.regs[o.args[a]&(maxRegs-1)]
-			}
-		}
-		r, _, e := syscall.RawSyscall6(o.nr, o.args[0], o.args[1], o.args[2], o.args[3], o.args[4], o.args[5])
-		if e == 0 && o.want != 0 && r != o.want {
-			e = syscall.ECANCELED
-		}
-		if e == 0 && o.save != 0 {
-			p.regs[(o.save-1)&(maxRegs-1)] = r
-		}
-		if e == 0 || o.kind == try || e == o.accept {
-			continue
-		}
-		if o.kind == exec {
-			if e == syscall.ENOENT || e == syscall.ENOTDIR {
-				continue
-			}
-			if e == syscall.EACCES {
-				errno = e
-				continue
-			}
-		}
-		failed, errno = int32(i), e
-		break
-	}
-	p.report[0], p.report[1] = failed, int32(errno)
-	syscall.RawSyscall6(unix.SYS_WRITE, report, uintptr(unsafe.Pointer(&p.report)), reportSize, 0, 0, 0)
-	syscall.RawSyscall6(unix.SYS_EXIT_GROUP, 127, 0, 0, 0, 0, 0)
-	// A seccomp filter of the program may forbid even that. Nothing forbids a fault, and no handler is there to take it.
-	for {
-		p.report[0] = *p.nowhere
-	}
 }

@@ -1,11 +1,14 @@
 package proc
 
 import (
+	"bytes"
 	"io"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -15,21 +18,15 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // run forks p and returns its failure and its end.
-func run(t *testing.T, p *Program, flags uintptr) (unix.WaitStatus, error) {
+func run(t *testing.T, p *Program, spec ForkSpec) (unix.WaitStatus, error) {
 	t.Helper()
 	r := NewReaper()
 	defer r.Close()
-	return runIn(t, r, p, flags)
-}
-
-func runIn(t *testing.T, r *Reaper, p *Program, flags uintptr) (unix.WaitStatus, error) {
-	t.Helper()
 	report, reportW, err := os.Pipe()
 	require.NoError(t, err)
 	defer report.Close()
-	c, err := r.Start(func() (int, error) {
-		return p.Fork(ForkSpec{Flags: flags, Cgroup: -1, Report: int(reportW.Fd())})
-	})
+	spec.Cgroup, spec.Report = -1, int(reportW.Fd())
+	c, err := r.Start(func() (int, error) { return p.Fork(spec) })
 	reportW.Close()
 	require.NoError(t, err)
 	b, err := io.ReadAll(report)
@@ -48,7 +45,7 @@ func TestProgramExecutesACommand(t *testing.T) {
 	p.Call("mask", unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, p.Bytes(make([]byte, 8)), 0, 8)
 	p.Exec("/nonexistent/sh", p.Strs([]string{"sh"}), p.Strs(nil))
 	p.Exec("/bin/sh", p.Strs([]string{"sh", "-c", `echo "$A" "$1" $$; exit 7`, "sh", "x y"}), p.Strs([]string{"A=b c"}))
-	status, failure := run(t, p, unix.CLONE_NEWPID)
+	status, failure := run(t, p, ForkSpec{Flags: unix.CLONE_NEWPID})
 	w.Close()
 	require.NoError(t, failure)
 	require.Equal(t, 7, status.ExitStatus())
@@ -73,6 +70,14 @@ func TestProgramReportsTheStepThatFailed(t *testing.T) {
 			p.Call("close nothing", unix.SYS_CLOSE, 9999)
 			p.Call("never", unix.SYS_EXIT_GROUP, 3)
 		}, Failure{"close nothing", unix.EBADF, false}},
+		{"another result", func(p *Program) {
+			fd := p.Call("own number", unix.SYS_GETPID).Save()
+			p.Try("signal nobody", unix.SYS_KILL, 0, 0).Arg(0, fd)
+			p.Call("umask", unix.SYS_UMASK, 0o123)
+			p.Call("umask again", unix.SYS_UMASK, 0o22).Want(0o123)
+			p.Call("other umask", unix.SYS_UMASK, 0o22).Want(0o77)
+		}, Failure{"other umask", unix.ECANCELED, false}},
+		{"nothing to execute", func(p *Program) { p.Call("set umask", unix.SYS_UMASK, 0o22) }, Failure{"set umask", unix.ENOENT, true}},
 		{"no command", func(p *Program) {
 			argv, envp := nothing(p)
 			p.Exec(dir+"/none", argv, envp)
@@ -94,14 +99,16 @@ func TestProgramReportsTheStepThatFailed(t *testing.T) {
 		}, Failure{"execute " + dir + "/garbage", unix.ENOEXEC, true}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p := NewProgram()
-			tc.build(p)
-			status, failure := run(t, p, 0)
-			var got *Failure
-			require.ErrorAs(t, failure, &got)
-			require.Equal(t, tc.want, *got)
-			require.ErrorIs(t, failure, tc.want.Errno)
-			require.Equal(t, 127, status.ExitStatus())
+			for _, own := range []bool{false, true} {
+				p := NewProgram()
+				tc.build(p)
+				status, failure := run(t, p, ForkSpec{OwnMemory: own})
+				var got *Failure
+				require.ErrorAs(t, failure, &got)
+				require.Equal(t, tc.want, *got)
+				require.ErrorIs(t, failure, tc.want.Errno)
+				require.Equal(t, 127, status.ExitStatus())
+			}
 		})
 	}
 }
@@ -112,12 +119,50 @@ func TestRegistersCarryResults(t *testing.T) {
 	fd := p.Call("open", unix.SYS_OPENAT, ^uintptr(99), p.Str(path), unix.O_CREAT|unix.O_WRONLY, 0o600).Save()
 	p.Call("write", unix.SYS_WRITE, 0, p.Str("hello"), 5).Arg(0, fd)
 	p.Call("exit", unix.SYS_EXIT_GROUP, 5)
-	status, failure := run(t, p, 0)
+	status, failure := run(t, p, ForkSpec{})
 	require.NoError(t, failure)
 	require.Equal(t, 5, status.ExitStatus())
 	b, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.Equal(t, "hello", string(b))
+}
+
+// TestMemoryOfAChild has the parent collect garbage and use its memory while children wait in it.
+func TestMemoryOfAChild(t *testing.T) {
+	for _, own := range []bool{false, true} {
+		r := NewReaper()
+		waitR, waitW, err := os.Pipe()
+		require.NoError(t, err)
+		var children []*Child
+		var programs []*Program
+		var names [][]byte
+		for i := range 20 {
+			p := NewProgram()
+			name := make([]byte, unsafe.Sizeof(unix.Utsname{}))
+			p.Call("name", unix.SYS_UNAME, p.Bytes(name))
+			p.Call("wait", unix.SYS_READ, waitR.Fd(), p.Bytes(make([]byte, 1)), 1).Want(1)
+			p.Call("exit", unix.SYS_EXIT_GROUP, uintptr(i))
+			c, err := r.Start(func() (int, error) { return p.Fork(ForkSpec{Cgroup: -1, Report: -1, OwnMemory: own}) })
+			require.NoError(t, err)
+			children, programs, names = append(children, c), append(programs, p), append(names, name)
+			runtime.GC()
+		}
+		for range 50 {
+			require.Len(t, bytes.Repeat([]byte("x"), 1<<20), 1<<20)
+		}
+		runtime.GC()
+		_, err = waitW.Write(make([]byte, len(children)))
+		require.NoError(t, err)
+		for i, c := range children {
+			<-c.Done()
+			require.Equal(t, i, c.Status().ExitStatus())
+			require.Equal(t, own, names[i][0] == 0, "what the child has read")
+			programs[i].Close()
+		}
+		waitR.Close()
+		waitW.Close()
+		r.Close()
+	}
 }
 
 func TestSignalNeverReachesAChildThatEnded(t *testing.T) {

@@ -42,9 +42,7 @@ type Program struct {
 	regs   [maxRegs]uintptr
 	nregs  int
 	report [2]int32 // index of the op that failed, errno
-
-	nowhere *int32 // nil, for a fault
-	closed  bool
+	closed bool
 }
 
 // NewProgram returns an empty program. Close releases it.
@@ -56,7 +54,8 @@ func NewProgram() *Program {
 	return p
 }
 
-// Close releases the memory that the program's arguments hold. It is called after Fork. A second call does nothing.
+// Close releases the memory of the program and its arguments. It is called after Fork: see ForkSpec.OwnMemory. A second call
+// does nothing.
 func (p *Program) Close() {
 	if !p.closed {
 		p.closed = true
