@@ -51,7 +51,7 @@ func (b *Box) Ready(err error) error {
 }
 
 func (b *Box) prepare() error {
-	for _, d := range []string{layersDir, memoryDir, memoryVolumes, diskDir, newRoot} {
+	for _, d := range []string{layersDir, memoryDir, memoryVolumes, diskDir} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return fmt.Errorf("prepare for containers: %w", err)
 		}
@@ -129,10 +129,13 @@ func (b *Box) create(ctx context.Context, req api.CreateRequest, inMachine bool)
 	if err := b.rosetta.register(); err != nil {
 		return nil, err
 	}
+	st := newStage(req, b.hide)
+	st.inMachine = inMachine
+	files := &descriptors{}
+	defer files.close() // the child has its own by then
 	sb := &sandbox{box: b, volumes: volumesOf(req.Mounts)}
-	if req.Network.Mode == api.NetworkOwn {
-		sb.net = newNetwork(b.nets, req.Network.Interfaces)
-		u = append(u, sb.net.close)
+	if err := sb.begin(req, st, files, &u); err != nil {
+		return nil, err
 	}
 	lower, err := b.lowerDirs(ctx, req.Layers)
 	if err != nil {
@@ -142,29 +145,16 @@ func (b *Box) create(ctx context.Context, req api.CreateRequest, inMachine bool)
 		return nil, err
 	}
 	u = append(u, func() { sb.scratch.undo() })
-	if sb.cgroup, err = newCgroup(req.ID, req.Privileged); err != nil {
-		return nil, err
-	}
-	u = append(u, func() { sb.cgroup.remove() })
-	if err := sb.cgroup.limit(req.Resources, true); err != nil {
-		return nil, err
-	}
-	sb.oom = b.oom.add(req.ID, sb.cgroup)
-	u = append(u, sb.oom.close)
-	st := newStage(req, b.hide)
-	st.inMachine = inMachine
-	files := &descriptors{}
-	defer files.close() // the child has its own by then
 	root, err := mountRoot(lower, sb.scratch)
 	if err != nil {
 		return nil, err
 	}
-	if sb.tree, st.root, err = newTree(root, lower, sb.scratch, req.ReadOnly); err != nil {
+	if sb.tree, err = newTree(root, lower, sb.scratch, req.ReadOnly); err != nil {
 		return nil, err
 	}
 	u = append(u, sb.tree.close)
-	files.add(st.root, nil)
-	if err := prepare(st, files, sb.scratch, req); err != nil {
+	st.root, st.at = sb.tree.view, sb.tree.at
+	if err := addFiles(st, files, sb.scratch, req); err != nil {
 		return nil, err
 	}
 	for _, m := range req.Mounts {
@@ -194,6 +184,7 @@ func (b *Box) create(ctx context.Context, req api.CreateRequest, inMachine bool)
 	if err := sb.fork(st, files); err != nil {
 		return nil, err
 	}
+	sb.tree.detach()
 	sb.id = req.ID
 	b.nets.register(req.ID, sb)
 	return sb, nil
@@ -216,14 +207,30 @@ func (d *descriptors) close() {
 	*d = nil
 }
 
-// prepare makes the file systems of a container but for its root.
-func prepare(st *stage, files *descriptors, s scratch, req api.CreateRequest) (err error) {
+// begin makes what needs no disk: those may still be on their way. u undoes it.
+func (s *sandbox) begin(req api.CreateRequest, st *stage, files *descriptors, u *undo) (err error) {
+	if req.Network.Mode == api.NetworkOwn {
+		s.net = newNetwork(s.box.nets, req.Network.Interfaces)
+		*u = append(*u, s.net.close)
+	}
+	if s.cgroup, err = newCgroup(req.ID, req.Privileged); err != nil {
+		return err
+	}
+	*u = append(*u, func() { s.cgroup.remove() })
+	if err := s.cgroup.limit(req.Resources, true); err != nil {
+		return err
+	}
+	s.oom = s.box.oom.add(req.ID, s.cgroup)
+	*u = append(*u, s.oom.close)
 	if st.dev, err = files.add(mountDev(req.Privileged)); err != nil {
 		return err
 	}
-	if st.pts, err = files.add(mountPts()); err != nil {
-		return err
-	}
+	st.pts, err = files.add(mountPts())
+	return err
+}
+
+// addFiles makes the files of a container that its image does not have as they must be.
+func addFiles(st *stage, files *descriptors, s scratch, req api.CreateRequest) error {
 	for _, f := range []struct{ path, text string }{
 		{"/etc/hostname", st.hostname + "\n"},
 		{"/etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" + ownHosts(req.Network, st.hostname) + hostLines(req.ExtraHosts)},

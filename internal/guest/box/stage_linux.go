@@ -9,23 +9,20 @@ import (
 	"github.com/arcboxlabs/arcbox-go/internal/guest/proc"
 )
 
-// newRoot is an empty directory of the agent where a container's root is mounted, in the container's own mount
-// namespace, before it becomes the root.
-const newRoot = "/run/root"
-
 // stage is what a container's process does before it executes its command.
 type stage struct {
 	process
 
 	// File descriptors of the agent. They are not below 3.
-	root     int    // mount of the root
+	root     int    // the root
 	dev, pts int    // mounts of /dev and /dev/pts
 	start    int    // pipe: see sandbox
 	files    []file // mounted over files of the container
 	netns    int    // the network namespace to join, else -1
 	exe      int    // the agent's executable where it is the container's init, else -1
 
-	inMachine  bool // in the machine itself: with its namespaces but for that of mounts, and its root at /host
+	at         string // where the root is mounted
+	inMachine  bool   // in the machine itself: with its namespaces but for that of mounts, and its root at /host
 	hostname   string
 	hide       hidden
 	readOnly   bool // the root
@@ -78,7 +75,7 @@ const (
 // program returns the system calls of the stage. The caller closes it after the fork.
 func (s *stage) program() *proc.Program {
 	p := proc.NewProgram()
-	keep := []int{s.root, s.dev, s.pts, s.start}
+	keep := []int{s.dev, s.pts, s.start}
 	for _, f := range s.files {
 		keep = append(keep, f.fd)
 	}
@@ -111,11 +108,11 @@ func (s *stage) program() *proc.Program {
 	return p
 }
 
-// enter makes the container's root the root, and leaves nothing of the agent's file systems.
+// enter makes the container's root the root, and leaves nothing of the agent's file systems. All that is mounted is so in the
+// process's copy of the mounts too.
 func (s *stage) enter(p *proc.Program) {
-	empty, dot := p.Str(""), p.Str(".")
-	p.Call("mount root", unix.SYS_MOVE_MOUNT, uintptr(s.root), empty, atCwd, p.Str(newRoot), unix.MOVE_MOUNT_F_EMPTY_PATH)
-	p.Call("enter root", unix.SYS_CHDIR, p.Str(newRoot))
+	dot := p.Str(".")
+	p.Call("enter root", unix.SYS_CHDIR, p.Str(s.at))
 	if s.inMachine {
 		old := p.Str(machineRoot)
 		p.Call("make /"+machineRoot, unix.SYS_MKDIRAT, atCwd, old, 0o755).Accept(unix.EEXIST)

@@ -29,26 +29,28 @@ type tree struct {
 	users int // of view
 }
 
-// newTree keeps a root that is mounted nowhere yet, and returns another mount of it for the container. After an error it
-// has let go of it.
-func newTree(root int, lower []string, s scratch, readOnly bool) (_ *tree, mine int, err error) {
+// newTree mounts a root that is mounted nowhere yet, and keeps it. The container's process gets a mount of its own with the
+// copy that it has of all mounts; detach is called then. After an error it has let go of the root.
+func newTree(root int, lower []string, s scratch, readOnly bool) (_ *tree, err error) {
 	t := &tree{at: s.dir + "/m", root: root, view: -1, upper: s.upper(), lower: lower, readOnly: readOnly}
 	if err := os.MkdirAll(t.at, 0o700); err != nil {
 		t.close()
-		return nil, -1, fmt.Errorf("keep the root: %w", err)
+		return nil, fmt.Errorf("keep the root: %w", err)
 	}
-	mounted, err := t.mount()
-	if err != nil {
+	if t.view, err = t.mount(); err != nil {
 		t.close()
-		return nil, -1, err
+		return nil, err
 	}
-	defer unix.Close(mounted)
-	defer unix.Unmount(t.at, unix.MNT_DETACH)
-	if mine, err = cloneMount(mounted, false); err != nil {
-		t.close()
-		return nil, -1, fmt.Errorf("keep the root: %w", err)
+	return t, nil
+}
+
+// detach unmounts the root that newTree has mounted. A second call does nothing.
+func (t *tree) detach() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.view >= 0 && t.users == 0 {
+		t.unmount()
 	}
-	return t, mine, nil
 }
 
 // mount mounts the root, and keeps another mount of it as the root: only what is mounted somewhere can be mounted twice, and
@@ -68,6 +70,7 @@ func (t *tree) mount() (int, error) {
 
 // close lets go of the root. A second call does nothing.
 func (t *tree) close() {
+	t.detach()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.root >= 0 {
