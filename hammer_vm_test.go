@@ -83,11 +83,7 @@ func (p possessions) more(before possessions) (out []string) {
 	over("process", p.guest.Processes, before.guest.Processes)
 	over("disk", p.guest.Disks, before.guest.Disks)
 	over("data", p.guest.Data, before.guest.Data)
-	files := before.guest.Files
-	if !slices.Contains(files, "net") { // the network namespace that the guest has in spare comes when it has been quiet for a while
-		files = append(slices.Clone(files), "net", "socket")
-	}
-	over("guest's file", p.guest.Files, files)
+	over("guest's file", p.guest.Files, withSpare(before.guest.Files))
 	over("child", p.children, before.children)
 	over("file", p.files, before.files)
 	if n := p.guest.Goroutines - before.guest.Goroutines; n > 0 {
@@ -100,6 +96,16 @@ func (p possessions) more(before possessions) (out []string) {
 		out = append(out, fmt.Sprint(n, " containers"))
 	}
 	return out
+}
+
+// withSpare adds to the agent's files those of the network namespace that it has in spare: it makes one when it has been quiet
+// for a while. The other one is its own.
+func withSpare(files []string) []string {
+	own := slices.Index(files, "net")
+	if own >= 0 && slices.Contains(files[own+1:], "net") {
+		return files
+	}
+	return append(slices.Clone(files), "net", "socket")
 }
 
 // settled returns what there is over before when that does not change any more: deletion goes on in the background.
