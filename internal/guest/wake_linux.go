@@ -37,10 +37,11 @@ func (a *agent) settle(ctx context.Context, req api.SettleRequest) (api.SettleRe
 }
 
 // A guest is at rest when its processors have changed their task at most restSwitches times in each of restTimes periods.
-// It is given restLimit to come to it.
+// It is given restLimit to come to it. They are more than a second: the kernel tells its parts once a second of network links
+// that have changed, and those of the interfaces that are kept ready have.
 const (
 	restPeriod   = 50 * time.Millisecond
-	restTimes    = 3
+	restTimes    = 22
 	restSwitches = 25
 	restLimit    = 3 * time.Second
 )
