@@ -45,6 +45,7 @@ func TestIsolation(t *testing.T) {
 		"signals":             {`probe signals`, "0\n"},
 		"ports and pings":     {`cat /proc/sys/net/ipv4/ip_unprivileged_port_start; cat /proc/sys/net/ipv4/ping_group_range`, "0\n0\t2147483647\n"},
 		"cgroup":              {`cat /proc/self/cgroup; ls -d /sys/fs/cgroup/cgroup.procs`, "0::/\n/sys/fs/cgroup/cgroup.procs\n"},
+		"timers of VLANs":     {`cat /sys/module/garp/parameters/* /sys/module/mrp/parameters/*`, "3600000\n3600000\n3600000\n"},
 		"network of others":   {`ip link | grep -c "^[0-9]"`, "1\n"},
 	} {
 		t.Run(name, func(t *testing.T) {

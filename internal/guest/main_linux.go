@@ -146,6 +146,9 @@ func (a *agent) prepareContainers(mods []bootfs.Module, early <-chan struct{}) e
 	if err := loadModules(bootfs.Pick(mods, bootfs.Late)); err != nil {
 		return err
 	}
+	if err := calmVLANs(); err != nil {
+		return err
+	}
 	if err := a.demand.loadDrivers(); err != nil {
 		return err
 	}
