@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -133,6 +134,7 @@ func TestDataSurvivesPowerOff(t *testing.T) {
 	m := dataMachine(t, path)
 	m.runKept(t, "one", "echo 1 > /file", true)
 	m.runKept(t, "two", "echo 2 > /file", true)
+	m.runKept(t, "four", "echo 4 > /file", true)
 	require.NoError(t, m.Create(testContext(t), func() api.CreateRequest { // one that is there at the end
 		r := request(t, []string{"sleep", "1000"})
 		r.ID = "three"
@@ -146,6 +148,12 @@ func TestDataSurvivesPowerOff(t *testing.T) {
 	require.Equal(t, "absent\n", m.runKept(t, "two", absent, false), "it was swept")
 	require.NoError(t, m.Remove(testContext(t), api.RemoveRequest{ID: "three"}), "known by its data only")
 	require.ErrorIs(t, m.Remove(testContext(t), api.RemoveRequest{ID: "three"}), errs.ErrNotFound)
+	require.Eventually(t, func() bool { // nobody asks for it
+		rep, err := m.Census(testContext(t))
+		require.NoError(t, err)
+		return !slices.Contains(rep.Data, "/run/d/c/four")
+	}, testTimeout, 50*time.Millisecond)
+	require.ErrorIs(t, m.Remove(testContext(t), api.RemoveRequest{ID: "four"}), errs.ErrNotFound)
 	m.powerOff(t)
 	fsck(t, path, false)
 }

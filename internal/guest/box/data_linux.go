@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -43,6 +42,8 @@ type data struct {
 	ready   chan struct{} // closed when a disk is mounted, or err is set
 	err     error
 	trash   *trash // nil before ready, and in memory
+
+	keep map[string]bool // paths that are not swept; nil where nothing is
 }
 
 func newData() *data {
@@ -93,29 +94,49 @@ func (d *data) open(sweep *Known) error {
 	}
 	d.trash = newTrash(diskTrash)
 	d.wg.Go(func() { d.trash.run(d.ctx) })
-	if sweep == nil {
-		return nil
+	if sweep != nil {
+		d.keep = make(map[string]bool)
+		for dir, known := range map[string][]string{diskContainers: sweep.Containers, diskVolumes: sweep.Volumes} {
+			for _, id := range known {
+				d.keep[filepath.Join(dir, id)] = true
+			}
+		}
+		d.wg.Go(d.sweep)
 	}
-	if err := d.sweep(diskContainers, sweep.Containers); err != nil {
-		return err
-	}
-	return d.sweep(diskVolumes, sweep.Volumes)
+	return nil
 }
 
-// sweep deletes what is in a directory and not known.
-func (d *data) sweep(dir string, known []string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return fmt.Errorf("list %s of the data disk: %w", dir, err)
-	}
-	for _, e := range entries {
-		if !slices.Contains(known, e.Name()) {
-			if err := d.trash.take(filepath.Join(dir, e.Name())); err != nil {
-				return err
+// sweep deletes what is on the disk and not to be kept, while it is in use. What cannot be listed or deleted is there when
+// the machine is started again.
+func (d *data) sweep() {
+	for _, dir := range []string{diskContainers, diskVolumes} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return
+		}
+		for _, e := range entries {
+			if d.ctx.Err() != nil || d.claim(filepath.Join(dir, e.Name()), false) != nil {
+				return
 			}
 		}
 	}
-	return nil
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.keep = nil
+}
+
+// claim deletes what a place on the disk has of a container or volume that nobody knows. It is kept from then on where it is
+// used.
+func (d *data) claim(path string, use bool) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.keep == nil || d.keep[path] {
+		return nil
+	}
+	if use {
+		d.keep[path] = true
+	}
+	return d.trash.take(path)
 }
 
 // wait returns where the data is, when that can be used.
@@ -166,11 +187,12 @@ type place struct {
 	trash *trash // of the disk it is on; nil in memory, where the place is a tmpfs, which goes at once and whole
 }
 
-func (d *data) place(disk bool, onDisk, inMemory, id string) place {
+func (d *data) place(disk bool, onDisk, inMemory, id string) (place, error) {
 	if disk {
-		return place{filepath.Join(onDisk, id), d.trash}
+		path := filepath.Join(onDisk, id)
+		return place{path, d.trash}, d.claim(path, true)
 	}
-	return place{filepath.Join(inMemory, id), nil}
+	return place{filepath.Join(inMemory, id), nil}, nil
 }
 
 // make makes the place, and tells whether it was there.
@@ -216,7 +238,10 @@ func (d *data) scratch(ctx context.Context, id string) (scratch, error) {
 	if err != nil {
 		return scratch{}, err
 	}
-	s := scratch{place: d.place(disk, diskContainers, memoryDir, id)}
+	s := scratch{}
+	if s.place, err = d.place(disk, diskContainers, memoryDir, id); err != nil {
+		return s, err
+	}
 	if s.earlier, err = s.make(); err != nil {
 		return s, fmt.Errorf("make scratch space: %w", err)
 	}
@@ -235,7 +260,10 @@ func (d *data) find(ctx context.Context, id string) (scratch, error) {
 	if err != nil {
 		return scratch{}, err
 	}
-	s := scratch{d.place(disk, diskContainers, memoryDir, id), true}
+	s := scratch{earlier: true}
+	if s.place, err = d.place(disk, diskContainers, memoryDir, id); err != nil {
+		return s, err
+	}
 	if _, err := os.Lstat(s.dir); errors.Is(err, os.ErrNotExist) {
 		return s, fmt.Errorf("data of container %s: %w", id, errs.ErrNotFound)
 	} else if err != nil {
@@ -333,10 +361,12 @@ func FlushEarly() error {
 	return nil
 }
 
-// mountData mounts the data disk. What is deleted on it is discarded, so that the host's file gets holes. When something
-// of it cannot be written any more, it becomes read-only: a journal with gaps must not go on.
+// mountData mounts the data disk. No thread of the kernel goes through its tables afterwards. What is deleted on it is
+// discarded, so that the host's file gets holes. When something of it cannot be written any more, it becomes read-only: a
+// journal with gaps must not go on.
 func mountData(device string) error {
-	err := unix.Mount("/dev/"+device, diskDir, "ext4", unix.MS_NODEV|unix.MS_NOATIME, "discard,errors=remount-ro,commit=1")
+	const options = "discard,errors=remount-ro,commit=1,noinit_itable,no_prefetch_block_bitmaps"
+	err := unix.Mount("/dev/"+device, diskDir, "ext4", unix.MS_NODEV|unix.MS_NOATIME, options)
 	if err == unix.EINVAL || err == unix.EUCLEAN {
 		return fmt.Errorf("mount the data disk: %w: it is not a sound ext4: check its file with e2fsck -f, or remove it: %w", errs.ErrCorrupt, err)
 	}

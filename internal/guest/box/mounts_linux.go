@@ -176,7 +176,11 @@ func (b *Box) findVolume(ctx context.Context, id string) (volume, error) {
 		return volume{}, b.err
 	}
 	disk, err := b.data.wait(ctx)
-	return volume{b.data.place(disk, diskVolumes, memoryVolumes, id)}, err
+	if err != nil {
+		return volume{}, err
+	}
+	p, err := b.data.place(disk, diskVolumes, memoryVolumes, id)
+	return volume{p}, err
 }
 
 // fills has the volumes that are being filled: of two containers with a new volume one waits for the other.
