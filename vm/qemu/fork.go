@@ -69,10 +69,7 @@ func (i *Instance) Fork(ctx context.Context, memory, state string, copy func([]v
 		return err
 	}
 	defer i.thawDisks(disks)
-	if err := i.Pause(ctx); err != nil {
-		return err
-	}
-	defer func() {
+	defer func() { // also where ctx ends while QEMU is asked to pause: it may do it all the same
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeTime)
 		defer cancel()
 		if err != nil { // the migration may be under way
@@ -80,6 +77,9 @@ func (i *Instance) Fork(ctx context.Context, memory, state string, copy func([]v
 		}
 		err = errors.Join(err, i.Resume(ctx))
 	}()
+	if err := i.Pause(ctx); err != nil {
+		return err
+	}
 	if err := i.migrate(ctx, files[1], "migrate"); err != nil {
 		return err
 	}
