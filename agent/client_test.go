@@ -195,6 +195,7 @@ func TestSignalsAndSizes(t *testing.T) {
 	exit, err := p.Wait(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, 143, exit.Code)
+	require.NoError(t, p.Stdin().Close(), "a process that has ended has no input")
 	require.ErrorIs(t, c.Kill(t.Context(), api.KillRequest{ID: "a", Signal: "9"}), errs.ErrConflict)
 }
 

@@ -102,8 +102,9 @@ func (p *Process) lost(err error) error {
 }
 
 // Stdin returns the process's stdin. A Write waits while neither the process nor the queues on the way take it. Close
-// ends the process's input; on a terminal it types the end of input instead. Writes after Close, and after the process
-// has ended, are errors or go nowhere. It feeds nothing unless the request asked for it.
+// ends the process's input; on a terminal it types the end of input instead. It returns nil: where the process or the
+// connection to it has ended, so has its input, and Wait tells why. Writes after Close, and after the process has ended, are
+// errors or go nowhere. It feeds nothing unless the request asked for it.
 func (p *Process) Stdin() io.WriteCloser { return p.stdin }
 
 // Resize sets the size of the process's terminal. Where it has none nothing happens.
@@ -184,9 +185,7 @@ func (in *stdin) Close() error {
 		return nil
 	}
 	in.closed = true
-	if err := in.s.Send(api.FrameStdin, nil); err != nil {
-		return fmt.Errorf("close stdin: %w: %w", errs.ErrClosed, err)
-	}
+	_ = in.s.Send(api.FrameStdin, nil)
 	return nil
 }
 
