@@ -106,6 +106,20 @@ type Snapshotter interface {
 	Snapshot(ctx context.Context, path string) error
 }
 
+// Learner is an Instance that has gone on from a state and can say what machines do that go on from there.
+type Learner interface {
+	// Learn notes beside the state what memory this machine has used since it went on, so that those which go on from now
+	// have it at hand. It is written when the machine has ended, and none may be going on from the state then. A second call replaces the
+	// first. Where machines do not go on faster for it, Learn is ErrUnsupported.
+	Learn(ctx context.Context) error
+}
+
+// Renewer is a Driver whose states can get old: machines go on from such a state, but slower than from one that is new.
+type Renewer interface {
+	// Stale tells whether machines would go on faster from a state that was written now, by the same machine.
+	Stale(state string) bool
+}
+
 // Forker is an Instance that can be saved while it runs, and goes on. The machine must have been started with
 // Spec.Forkable.
 type Forker interface {

@@ -91,7 +91,7 @@ func (i *Instance) clear(d vm.Disk) error {
 	if err := i.remove(bayName(d.Slot), diskNode+d.ID); err != nil {
 		return err
 	}
-	b := i.bays[d.Slot-1]
+	b := i.spec.Bays[d.Slot-1]
 	if err := i.qmp.execute(i.life.Context(), "device_add", bayDevice(d.Slot, b, bayName(d.Slot)), nil); err != nil {
 		return fmt.Errorf("bring back bay %d: %w: %w", d.Slot, errs.ErrUnavailable, err)
 	}

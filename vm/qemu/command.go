@@ -95,7 +95,12 @@ func (c command) cpu() string {
 	}
 	// Where the processor says that it copies bytes fast, kernels copy and clear memory by "rep movsb" and "rep stosb",
 	// which are emulated byte by byte. Without, they take eight at a time.
-	return "max,erms=off,fsrm=off"
+	cpu := "max,erms=off,fsrm=off"
+	if c.backend() != "" {
+		// QEMU's random numbers come from a generator in its memory, which is the same in all that go on from one image of it.
+		cpu += ",rdrand=off,rdseed=off"
+	}
+	return cpu
 }
 
 // memory is the guest's RAM: anonymous, which is the cheapest where nobody shares it, or a file. A machine that goes on
@@ -151,7 +156,7 @@ func (c command) devices() []string {
 		"-device", "virtio-serial-pci,id=ports,max_ports=4",
 		"-chardev", fmt.Sprintf("socket,id=agent,fd=%d", c.agentFD),
 		"-device", "virtserialport,bus=ports.0,nr=1,chardev=agent,id=" + agentDev + ",name=" + agentPort,
-		"-object", "rng-builtin,id=rng",
+		"-object", c.rng(),
 		"-device", "virtio-rng-pci,rng=rng",
 		"-device", "virtio-scsi-pci,id=scsi",
 	}
@@ -170,6 +175,15 @@ func (c command) devices() []string {
 		a = append(a, "-device", fmt.Sprintf("vhost-vsock-pci,guest-cid=%d,vhostfd=%d", c.vsockCID, c.vsockFD))
 	}
 	return a
+}
+
+// rng is where the guest's device of random numbers has them from: the host's kernel, and no generator in QEMU's memory,
+// which may be saved.
+func (c command) rng() string {
+	if c.linux {
+		return "rng-random,id=rng,filename=/dev/urandom"
+	}
+	return "rng-builtin,id=rng"
 }
 
 func (c command) disks() []string {

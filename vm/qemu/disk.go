@@ -45,10 +45,10 @@ func (i *Instance) checkSlot(d vm.Disk) error {
 	if d.Slot == 0 {
 		return nil
 	}
-	if d.Slot < 0 || d.Slot > len(i.bays) {
-		return fmt.Errorf("disk %s: %w slot %d: a running machine chooses the slot, but for bays, of which it has %d", d.ID, errs.ErrInvalid, d.Slot, len(i.bays))
+	if d.Slot < 0 || d.Slot > len(i.spec.Bays) {
+		return fmt.Errorf("disk %s: %w slot %d: a running machine chooses the slot, but for bays, of which it has %d", d.ID, errs.ErrInvalid, d.Slot, len(i.spec.Bays))
 	}
-	b := i.bays[d.Slot-1]
+	b := i.spec.Bays[d.Slot-1]
 	if b.ReadOnly != d.ReadOnly {
 		return fmt.Errorf("disk %s in bay %d: %w: either of them is read-only: choose another slot", d.ID, d.Slot, errs.ErrInvalid)
 	}
@@ -107,7 +107,7 @@ func (i *Instance) reserve(d *vm.Disk) error {
 		return fmt.Errorf("disk %s: %w: bay %d has a disk already", d.ID, errs.ErrExists, d.Slot)
 	}
 	if d.Slot == 0 {
-		for d.Slot = len(i.bays) + 1; used[d.Slot]; {
+		for d.Slot = len(i.spec.Bays) + 1; used[d.Slot]; {
 			d.Slot++
 		}
 	}
@@ -145,7 +145,7 @@ func (i *Instance) release(id string, gone bool) {
 }
 
 func (i *Instance) attach(d vm.Disk) error {
-	if d.Slot <= len(i.bays) {
+	if d.Slot <= len(i.spec.Bays) {
 		return i.fill(d)
 	}
 	if err := i.qmp.execute(i.life.Context(), "blockdev-add", blockNode(d), nil); err != nil {
@@ -159,7 +159,7 @@ func (i *Instance) attach(d vm.Disk) error {
 }
 
 func (i *Instance) detach(d vm.Disk) error {
-	if d.Slot <= len(i.bays) {
+	if d.Slot <= len(i.spec.Bays) {
 		return i.clear(d)
 	}
 	return i.remove(diskNode+d.ID, diskNode+d.ID)

@@ -23,6 +23,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/vm"
@@ -40,19 +41,22 @@ type Driver struct {
 	log    *slog.Logger
 	tsc    *tscRate
 	spawn  spawner
+
+	resumeLimit time.Duration // for a QEMU to go on from its image
 }
 
 // spawner starts a program that ends with this process at the latest.
 type spawner func(path string, args []string, stderr io.Writer, files []*os.File) (*process, error)
 
 var (
-	_ vm.Driver = (*Driver)(nil)
-	_ vm.Shaper = (*Driver)(nil)
+	_ vm.Driver  = (*Driver)(nil)
+	_ vm.Shaper  = (*Driver)(nil)
+	_ vm.Renewer = (*Driver)(nil)
 )
 
 // New returns a driver. It looks at nothing: a missing QEMU shows in Start and in Probe.
 func New(cfg Config) *Driver {
-	d := &Driver{binary: cfg.Binary, log: cfg.Logger, tsc: newTSCRate(), spawn: startProcess}
+	d := &Driver{binary: cfg.Binary, log: cfg.Logger, tsc: newTSCRate(), spawn: startProcess, resumeLimit: resumeLimit}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -128,7 +132,11 @@ func (d *Driver) Start(ctx context.Context, spec vm.Spec) (vm.Instance, error) {
 	}
 	log := d.log.With("machine", spec.Name)
 	log.Info("starting QEMU", "binary", path, "accelerator", string(accel), "reason", reason)
-	inst, err := d.start(ctx, log, path, command{spec: spec, accel: accel, linux: h.os == "linux", tsc: d.tsc.kHz()})
+	c := command{spec: spec, accel: accel, linux: h.os == "linux", tsc: d.tsc.kHz()}
+	if inst, err := d.resume(ctx, log, c); inst != nil || ctx.Err() != nil {
+		return inst, err
+	}
+	inst, err := d.start(ctx, log, path, c)
 	if err != nil {
 		return nil, fmt.Errorf("start machine %s: %w", spec.Name, err)
 	}
@@ -243,6 +251,14 @@ func newSockets(nic bool) (s *sockets, err error) {
 	return s, nil
 }
 
+// count is how many files QEMU gets.
+func (s *sockets) count() int {
+	if s.nic != nil {
+		return 4
+	}
+	return 3
+}
+
 func (s *sockets) closeOurs() {
 	for _, c := range []net.Conn{s.qmp, s.console, s.agent, s.nic} {
 		if c != nil {
@@ -280,36 +296,47 @@ func (d *Driver) start(ctx context.Context, log *slog.Logger, path string, c com
 		s.closeOurs()
 		return nil, fmt.Errorf("transport %.40q: %w: use serial, vsock or leave it empty", c.spec.Transport, errs.ErrInvalid)
 	}
+	files := s.theirs
 	var memory *os.File
 	if c.spec.Forkable || c.spec.ReturnMemory && (c.spec.State != "" || c.spec.MemoryFile == "") {
 		if memory, err = ownMemory(ctx, c.spec); err != nil {
 			s.closeOurs()
 			return nil, err
 		}
-		defer func() {
-			if err != nil && memory != nil {
-				memory.Close()
-			}
-		}()
-		c.memoryFD = firstFD + len(s.theirs)
-	}
-	files := s.theirs
-	if memory != nil {
+		c.memoryFD = firstFD + len(files)
 		files = append(slices.Clip(files), memory)
 	}
 	args := c.args()
 	log.Debug("QEMU command line", "args", args)
+	return d.launch(ctx, log, launch{path: path, args: args, files: files, c: c, socks: s, memory: memory})
+}
+
+// launch is a QEMU to start, and what the instance shall have of it. Its files are closed by who has made them, but for memory.
+type launch struct {
+	path   string
+	args   []string
+	files  []*os.File
+	c      command
+	socks  *sockets
+	memory *os.File // the machine's own; nil is none
+	image  string   // of a QEMU, that is started; "" is the program
+}
+
+// launch starts QEMU and returns when the machine is there. Where it returns an error, nothing is left.
+func (d *Driver) launch(ctx context.Context, log *slog.Logger, l launch) (*Instance, error) {
 	stderr := &tailBuffer{limit: 8 << 10}
-	p, err := d.spawn(path, args, stderr, files)
+	p, err := d.spawn(l.path, l.args, stderr, l.files)
 	if err != nil {
-		s.closeOurs()
+		l.socks.closeOurs()
+		if l.memory != nil {
+			l.memory.Close()
+		}
 		return nil, err
 	}
-	s.closeTheirs()
-	i := newInstance(log, c, p, s, stderr, memory)
-	if cerr := i.connect(ctx, c.spec.State); cerr != nil {
+	l.socks.closeTheirs()
+	i := newInstance(log, l, p, stderr)
+	if cerr := i.connect(ctx, l); cerr != nil {
 		i.Close()
-		memory = nil // it went with the instance
 		return nil, i.startError(ctx, cerr)
 	}
 	return i, nil
@@ -320,12 +347,5 @@ func (i *Instance) startError(ctx context.Context, err error) error {
 	if ctx.Err() != nil || errors.Is(err, errs.ErrUnsupported) {
 		return err
 	}
-	return fmt.Errorf("%w: %w; QEMU ended (%s): %s", errs.ErrUnavailable, err, exitText(i.proc.err), i.stderr)
-}
-
-func exitText(err error) string {
-	if err == nil {
-		return "exit status 0"
-	}
-	return err.Error()
+	return fmt.Errorf("%w: %w; QEMU ended (%w): %s", errs.ErrUnavailable, err, i.proc.end(), i.stderr)
 }

@@ -42,7 +42,7 @@ const resumeTime = 30 * time.Second
 // Fork saves the machine while it runs. See vm.Forker. The machine stands still for as long as it takes to copy the memory
 // that it uses and the disks.
 func (i *Instance) Fork(ctx context.Context, memory, state string, copy func([]vm.Disk) error) (err error) {
-	if !i.forkable {
+	if !i.spec.Forkable {
 		return fmt.Errorf("fork machine %s: %w: it was not started to be forked", i.life.Name, errs.ErrUnsupported)
 	}
 	i.forking.Lock()

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/arcboxlabs/arcbox-go/internal/checkpoint"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/vmlife"
 	"github.com/arcboxlabs/arcbox-go/vm"
@@ -24,6 +25,7 @@ const grace = 2 * time.Second
 // Instance is a machine in a QEMU process.
 type Instance struct {
 	life   *vmlife.Life // begins to end with the process
+	spec   vm.Spec      // it was started with
 	cid    uint32       // of the guest on AF_VSOCK; 0: streams go through the multiplexer
 	log    *slog.Logger
 	proc   *process
@@ -33,13 +35,13 @@ type Instance struct {
 	opened chan struct{} // closed when the guest has opened the agent's port
 
 	migrated chan string // gets the status of a migration that has ended
-	saveable bool        // the memory is a file that the guest writes to
-	forkable bool
-	memory   *os.File   // the machine's own, where it needs that; nil otherwise. Closed with the machine
-	forking  sync.Mutex // held while the machine is forked
-	bays     []vm.Bay
+	memory   *os.File    // the machine's own, where it needs that; nil otherwise. Closed with the machine
+	forking  sync.Mutex  // held while the machine is forked
 
 	vsockUp atomic.Bool // the guest has answered on AF_VSOCK
+
+	image   string                             // that QEMU has gone on from; "" is none
+	touched atomic.Pointer[[]checkpoint.Range] // what Learn has found; nil is nothing
 
 	work vmlife.Group // goroutines that work for the machine
 
@@ -58,28 +60,29 @@ var (
 	_ vm.Snapshotter   = (*Instance)(nil)
 	_ vm.Forker        = (*Instance)(nil)
 	_ vm.Networked     = (*Instance)(nil)
+	_ vm.Learner       = (*Instance)(nil)
 )
 
 // newInstance makes the instance of a process that was started, and the goroutines that own it.
-func newInstance(log *slog.Logger, c command, p *process, s *sockets, stderr *tailBuffer, memory *os.File) *Instance {
+func newInstance(log *slog.Logger, l launch, p *process, stderr *tailBuffer) *Instance {
+	spec := l.c.spec
 	i := &Instance{
-		life: vmlife.New(c.spec.Name, log), cid: c.vsockCID, log: log, proc: p, socks: s, stderr: stderr,
+		life: vmlife.New(spec.Name, log), spec: spec, cid: l.c.vsockCID, log: log, proc: p, socks: l.socks, stderr: stderr,
 		opened: make(chan struct{}), disks: make(map[string]*disk), deleted: make(map[string]chan struct{}),
-		migrated: make(chan string, 1), saveable: c.spec.MemoryFile != "" && c.spec.State == "", memory: memory, forkable: c.spec.Forkable,
-		bays: c.spec.Bays,
+		migrated: make(chan string, 1), memory: l.memory, image: l.image,
 	}
-	for _, d := range c.spec.Disks {
+	for _, d := range spec.Disks {
 		i.disks[d.ID] = &disk{Disk: d}
 	}
-	i.life.Console.Tee = c.spec.Console
-	i.work.Go(func() { io.Copy(&i.life.Console, s.console) })
+	i.life.Console.Tee = spec.Console
+	i.work.Go(func() { io.Copy(&i.life.Console, l.socks.console) })
 	go i.own()
 	return i
 }
 
-// connect waits until QEMU takes commands and has made the machine.
-func (i *Instance) connect(ctx context.Context, state string) error {
-	q, err := newQMP(ctx, i.socks.qmp, i.event)
+// connect waits until QEMU takes commands and has made the machine, which goes on from its state where it has one.
+func (i *Instance) connect(ctx context.Context, l launch) error {
+	q, err := newQMP(ctx, i.socks.qmp, l.image == "", i.event)
 	if err != nil {
 		return err
 	}
@@ -88,7 +91,33 @@ func (i *Instance) connect(ctx context.Context, state string) error {
 		q.close()
 		return fmt.Errorf("%w: it ended at once", errs.ErrUnavailable)
 	}
-	if err := q.version.check(); err != nil {
+	i.qmp = q
+	switch state := l.c.spec.State; {
+	case l.image != "":
+		if err := i.goOn(ctx, l.c.spec.Disks); err != nil {
+			return fmt.Errorf("go on from %s: %w", l.image, err)
+		}
+	case state != "":
+		if err := i.complete(ctx); err != nil {
+			return err
+		}
+		if err := i.restore(ctx, state); err != nil {
+			return fmt.Errorf("go on from %s: %w", state, err)
+		}
+	default:
+		if err := i.complete(ctx); err != nil {
+			return err
+		}
+	}
+	if !i.work.Go(i.link) {
+		return fmt.Errorf("%w: it ended at once", errs.ErrUnavailable)
+	}
+	return nil
+}
+
+// complete waits until QEMU has made the machine.
+func (i *Instance) complete(ctx context.Context) error {
+	if err := i.qmp.version.check(); err != nil {
 		return err
 	}
 	// The answer comes when the machine is made, and it tells of a port that was opened before events could.
@@ -96,22 +125,13 @@ func (i *Instance) connect(ctx context.Context, state string) error {
 		Label string `json:"label"`
 		Open  bool   `json:"frontend-open"`
 	}
-	if err := q.execute(ctx, "query-chardev", nil, &devs); err != nil {
+	if err := i.qmp.execute(ctx, "query-chardev", nil, &devs); err != nil {
 		return err
 	}
 	for _, d := range devs {
 		if d.Label == agentDev && d.Open {
 			i.portOpened()
 		}
-	}
-	i.qmp = q
-	if state != "" {
-		if err := i.restore(ctx, state); err != nil {
-			return fmt.Errorf("go on from %s: %w", state, err)
-		}
-	}
-	if !i.work.Go(i.link) {
-		return fmt.Errorf("%w: it ended at once", errs.ErrUnavailable)
 	}
 	return nil
 }
@@ -130,6 +150,7 @@ func (i *Instance) own() {
 	if i.memory != nil {
 		i.memory.Close()
 	}
+	i.noteTouched()
 	i.life.End(i.cause())
 }
 
@@ -148,7 +169,7 @@ func (i *Instance) cause() string {
 	case reset:
 		return "the guest reset itself"
 	}
-	text := "QEMU ended (" + exitText(i.proc.err) + ")"
+	text := "QEMU ended (" + i.proc.end().Error() + ")"
 	if s := i.stderr.String(); s != "" {
 		text += ": " + s
 	}

@@ -29,7 +29,11 @@ func owner(args []string) {
 	fmt.Println("starting")
 	d := New(Config{})
 	d.spawn = spawners()[args[2]]
-	m, err := d.Start(context.Background(), vm.Spec{Kernel: args[0], Initramfs: args[1]})
+	spec := vm.Spec{Kernel: args[0], Initramfs: args[1]}
+	if len(args) > 3 { // one that goes on
+		spec.MemoryFile, spec.State = args[3], args[4]
+	}
+	m, err := d.Start(context.Background(), spec)
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -86,6 +90,12 @@ func awaitDeath(t *testing.T, pidfd int) {
 
 func TestQEMUDiesWithItsOwner(t *testing.T) {
 	spec := testSpec(t)
+	t.Run("from an image", func(t *testing.T) {
+		spec := savedMachine(t, spec)
+		for _, moment := range []string{"starting", "started", "up"} {
+			killOwner(t, spec, "by the kernel", moment)
+		}
+	})
 	for way := range spawners() {
 		for _, moment := range []string{"starting", "started", "up"} {
 			t.Run(way+" when "+moment, func(t *testing.T) { killOwner(t, spec, way, moment) })
@@ -98,6 +108,9 @@ func killOwner(t *testing.T, spec vm.Spec, way, moment string) {
 	self, err := os.Executable()
 	require.NoError(t, err)
 	cmd := exec.Command(self, ownerArg, spec.Kernel, spec.Initramfs, way)
+	if spec.State != "" {
+		cmd.Args = append(cmd.Args, spec.MemoryFile, spec.State)
+	}
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
@@ -176,7 +189,7 @@ func TestWatched(t *testing.T) {
 			p, err := startWatched("/bin/sh", []string{"-c", c.script, "sh", "two words", marked}, stderr, []*os.File{r})
 			require.NoError(t, err)
 			<-p.done
-			require.Equal(t, c.exit, exitText(p.err))
+			require.EqualError(t, p.end(), c.exit)
 			require.Contains(t, stderr.String(), c.stderr)
 			require.Empty(t, running(t, marked))
 		})

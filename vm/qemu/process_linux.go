@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -18,13 +19,17 @@ import (
 func startProcess(path string, args []string, stderr io.Writer, files []*os.File) (*process, error) {
 	p := newProcess(path, args, stderr, files)
 	p.cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	pidfd := -1
+	p.cmd.SysProcAttr.PidFD = &pidfd
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := p.cmd.Start()
+		p.traceable = pidfd >= 0
 		started <- err
 		if err == nil {
+			awaitEnd(pidfd)
 			p.wait()
 			close(p.done)
 		}
@@ -33,6 +38,21 @@ func startProcess(path string, args []string, stderr io.Writer, files []*os.File
 		return nil, fmt.Errorf("start %s: %w: %w", path, errs.ErrUnavailable, err)
 	}
 	return p, nil
+}
+
+// awaitEnd waits until a process has ended, and leaves it to be waited for. Who waits for a process in the usual way is told
+// that it stops, too, where this process traces it. A kernel that has no pidfd does not wait.
+func awaitEnd(pidfd int) {
+	if pidfd < 0 {
+		return
+	}
+	defer unix.Close(pidfd)
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	for {
+		if _, err := unix.Poll(fds, -1); !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
 }
 
 // anonymous returns a file in memory, without a name, that is gone when nobody has it any more.

@@ -16,7 +16,13 @@ const firstFD = 3
 type process struct {
 	done chan struct{}
 	err  error
+
+	traceable bool
 }
+
+func (p *process) pid() int { return 0 }
+
+func (p *process) end() error { return p.err }
 
 func startProcess(string, []string, io.Writer, []*os.File) (*process, error) {
 	return nil, fmt.Errorf("start QEMU: %w: only on Linux and macOS a QEMU is tied to the life of its owner", errors.ErrUnsupported)

@@ -20,6 +20,8 @@ type process struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended and was waited for; err is set then
 	err  error
+
+	traceable bool // nothing that waits for its end is disturbed when it is stopped
 }
 
 // firstFD is the number under which a child finds the first of its extra files.
@@ -46,6 +48,17 @@ func (p *process) wait() {
 		p.err = nil
 	}
 }
+
+// end tells how a process that was waited for has ended; never nil.
+func (p *process) end() error {
+	if p.err == nil {
+		return errors.New("exit status 0")
+	}
+	return p.err
+}
+
+// pid is the number of the process.
+func (p *process) pid() int { return p.cmd.Process.Pid }
 
 // kill ends the process. It does not wait.
 func (p *process) kill() { p.cmd.Process.Kill() }

@@ -62,15 +62,19 @@ type qmp struct {
 	pending map[uint64]chan qmpMessage
 }
 
-// newQMP takes conn over. It reads the greeting, and returns when QEMU takes commands. Where it returns an error, conn is
-// closed. Events go to onEvent from then on.
-func newQMP(ctx context.Context, conn net.Conn, onEvent func(qmpEvent)) (*qmp, error) {
+// newQMP takes conn over. It reads the greeting, and returns when QEMU takes commands; one that was greeted by another does so
+// at once. Where it returns an error, conn is closed. Events go to onEvent from then on.
+func newQMP(ctx context.Context, conn net.Conn, greets bool, onEvent func(qmpEvent)) (*qmp, error) {
 	q := &qmp{
 		conn: conn, onEvent: onEvent, done: make(chan struct{}),
 		write: make(chan struct{}, 1), pending: make(map[uint64]chan qmpMessage),
 	}
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	r := bufio.NewReaderSize(conn, 16<<10)
+	if !greets {
+		go q.read(r)
+		return q, nil
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	err := q.greet(r)
 	if !stop() {
 		return nil, fmt.Errorf("greeting of QEMU: %w", context.Cause(ctx))

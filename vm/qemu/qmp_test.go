@@ -42,7 +42,7 @@ func newQMPServer(t *testing.T, onEvent func(qmpEvent)) (*qmp, *qmpServer) {
 			s.commands <- m
 		}
 	})
-	q, err := newQMP(testContext(t), ours, onEvent)
+	q, err := newQMP(testContext(t), ours, true, onEvent)
 	require.NoError(t, err)
 	require.Equal(t, Version{7, 2, 22}, q.version)
 	t.Cleanup(func() {
@@ -129,7 +129,7 @@ func TestCommandThatQEMUDoesNotRead(t *testing.T) {
 		bufio.NewReader(theirs).ReadString('\n')
 		fmt.Fprintln(theirs, `{"return": {}, "id": 1}`)
 	}()
-	q, err := newQMP(testContext(t), ours, nil)
+	q, err := newQMP(testContext(t), ours, true, nil)
 	require.NoError(t, err)
 	defer q.close()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
@@ -171,7 +171,7 @@ func FuzzQMP(f *testing.F) {
 		})
 		i := &Instance{opened: make(chan struct{}), deleted: map[string]chan struct{}{"disk-x": make(chan struct{})}}
 		i.log = New(Config{}).log
-		q, err := newQMP(context.Background(), ours, i.event)
+		q, err := newQMP(context.Background(), ours, true, i.event)
 		if err == nil {
 			var devs []struct{ Label string }
 			if q.execute(context.Background(), "query-chardev", nil, &devs) == nil {

@@ -51,9 +51,10 @@ func (d *Driver) Shape(spec vm.Spec) (string, error) {
 	return strings.Join(parts, "\x00"), nil
 }
 
-// Snapshot saves the machine. See vm.Snapshotter. It takes some 10 ms: memory that is in a file is not written again.
+// Snapshot saves the machine. See vm.Snapshotter. It takes some 10 ms: memory that is in a file is not written again. Where
+// it can, it saves QEMU too, in an image beside the state; that takes 0.1 s.
 func (i *Instance) Snapshot(ctx context.Context, path string) (err error) {
-	if !i.saveable {
+	if i.spec.MemoryFile == "" || i.spec.State != "" {
 		return fmt.Errorf("save machine %s: %w: it was not started with a memory file of its own", i.life.Name, errs.ErrUnsupported)
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
@@ -70,6 +71,9 @@ func (i *Instance) Snapshot(ctx context.Context, path string) (err error) {
 	}()
 	if err := i.Pause(ctx); err != nil {
 		return err
+	}
+	if err := i.saveImage(ctx, path+imageSuffix); err != nil {
+		i.log.Info("machines will go on from the state, without an image of QEMU", "reason", err)
 	}
 	if err := i.migrate(ctx, f, "migrate"); err != nil {
 		return err

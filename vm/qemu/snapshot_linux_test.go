@@ -38,22 +38,34 @@ func fileDigest(t testing.TB, path string) [sha256.Size]byte {
 	return sha256.Sum256(b)
 }
 
-// TestMachinesGoOnFromASnapshot saves a machine and starts several from it at once: each answers, takes disks, lives on its
-// own, and none of them changes what the others go on from.
-func TestMachinesGoOnFromASnapshot(t *testing.T) {
+// savedMachine saves a machine, with an image of its QEMU, and returns the Spec of machines that go on from it.
+func savedMachine(t *testing.T, spec vm.Spec) vm.Spec {
+	t.Helper()
 	dir := t.TempDir()
-	spec := testSpec(t)
-	spec.CPUs, spec.Memory = 2, 256<<20
 	spec.MemoryFile = filepath.Join(dir, "memory")
 	state := filepath.Join(dir, "state")
-
 	first := startT(t, spec)
-	require.Equal(t, "ok", ask(t, first, "say before"))
+	require.Equal(t, "all of it", ask(t, first, "remember all of it"))
 	require.NoError(t, first.Snapshot(testContext(t), state))
 	require.NoError(t, first.Close())
-	memory := fileDigest(t, spec.MemoryFile)
-
 	spec.State = state
+	return spec
+}
+
+// TestMachinesGoOnFromASnapshot saves a machine and starts several from it at once, with an image of QEMU and without: each
+// answers, takes disks, lives on its own, and none of them changes what the others go on from.
+func TestMachinesGoOnFromASnapshot(t *testing.T) {
+	spec := testSpec(t)
+	spec.CPUs, spec.Memory = 2, 256<<20
+	spec = savedMachine(t, spec)
+	t.Run("by an image", func(t *testing.T) { goOnFrom(t, spec, imageWanted(t)) })
+	_ = os.Remove(spec.State + imageSuffix)
+	t.Run("by its state", func(t *testing.T) { goOnFrom(t, spec, false) })
+}
+
+func goOnFrom(t *testing.T, spec vm.Spec, image bool) {
+	dir := t.TempDir()
+	memory := fileDigest(t, spec.MemoryFile)
 	disk := filepath.Join(dir, "disk")
 	require.NoError(t, os.WriteFile(disk, append([]byte("content\n"), make([]byte, 1<<20)...), 0o600))
 	var wg sync.WaitGroup
@@ -67,7 +79,13 @@ func TestMachinesGoOnFromASnapshot(t *testing.T) {
 			}
 			defer inst.Close()
 			c := inst.(*Instance)
+			if c.image != "" != image {
+				t.Errorf("from image %q", c.image)
+			}
 			if got := ask(t, c, "has disk"); got != "no" {
+				t.Error(got)
+			}
+			if got := ask(t, c, "recall"); got != "all of it" {
 				t.Error(got)
 			}
 			t.Logf("clone answers after %v", time.Since(began))
