@@ -91,6 +91,13 @@ func (c *Client) Settle(ctx context.Context, disks ...string) error {
 	return err
 }
 
+// LeaveDisk has the guest let its data disk go, so that it can be configured anew. While there are containers it is
+// ErrConflict.
+func (c *Client) LeaveDisk(ctx context.Context) error {
+	_, err := call(ctx, c, api.LeaveDisk, api.LeaveDiskRequest{})
+	return err
+}
+
 // Wake gives a guest that goes on from a template randomness and a time of its own.
 func (c *Client) Wake(ctx context.Context, req api.WakeRequest) error {
 	_, err := call(ctx, c, api.Wake, req)

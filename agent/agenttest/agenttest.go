@@ -23,7 +23,7 @@ type Command func(ctx context.Context, p *Process) int
 // Agent is a running agent. Make one with New.
 type Agent struct {
 	// OnConfigure is called with each Configure; its error is the reply. Nil agrees to everything, and nothing else comes of
-	// it: there is no disk and no clock. Set it before the first call.
+	// it, nor of Wake and Settle: there is no disk and no clock. Set it before the first call.
 	OnConfigure func(api.ConfigureRequest) error
 	// OnPoweroff is called once, when the caller of a Poweroff has its reply. Nil does nothing. Set it before the first
 	// call. It must not wait for Close.
@@ -57,6 +57,14 @@ func New(commands map[string]Command, missing ...string) *Agent {
 			return api.ConfigureReply{}, nil
 		}
 		return api.ConfigureReply{}, a.OnConfigure(req)
+	})
+	api.Handle(&a.mux, api.Wake, func(context.Context, api.WakeRequest) (api.WakeReply, error) { return api.WakeReply{}, nil })
+	api.Handle(&a.mux, api.Settle, func(context.Context, api.SettleRequest) (api.SettleReply, error) { return api.SettleReply{}, nil })
+	api.Handle(&a.mux, api.LeaveDisk, func(context.Context, api.LeaveDiskRequest) (rep api.LeaveDiskReply, err error) {
+		if !a.engine.Idle() {
+			err = fmt.Errorf("leave the data disk: %w", errs.ErrConflict)
+		}
+		return rep, err
 	})
 	api.Handle(&a.mux, api.VsockCheck, func(context.Context, api.VsockCheckRequest) (api.VsockCheckReply, error) {
 		return api.VsockCheckReply{}, fmt.Errorf("check vsock: %w: there is no kernel", errs.ErrUnsupported)

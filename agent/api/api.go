@@ -18,6 +18,7 @@ var (
 	Ping       = Method[PingRequest, PingReply]{"ping"}
 	VsockCheck = Method[VsockCheckRequest, VsockCheckReply]{"vsock-check"}
 	Settle     = Method[SettleRequest, SettleReply]{"settle"}
+	LeaveDisk  = Method[LeaveDiskRequest, LeaveDiskReply]{"leave-disk"}
 	Wake       = Method[WakeRequest, WakeReply]{"wake"}
 	Poweroff   = Method[PoweroffRequest, PoweroffReply]{"poweroff"}
 	Census     = Method[CensusRequest, CensusReply]{"census"}
@@ -79,6 +80,13 @@ type SettleRequest struct {
 
 // SettleReply is empty.
 type SettleReply struct{}
+
+// LeaveDiskRequest has the guest let its data disk go, which it may be configured with again. While there are containers it is
+// ErrConflict. A guest without a data disk does nothing.
+type LeaveDiskRequest struct{}
+
+// LeaveDiskReply is empty.
+type LeaveDiskReply struct{}
 
 // WakeRequest gives a machine that goes on from a template what must not be the same in all that do.
 type WakeRequest struct {

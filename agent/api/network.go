@@ -22,6 +22,7 @@ type Network struct {
 const (
 	FirstInterface = "eth0"
 	FirstVLAN      = 2
+	LargestMTU     = 65000 // bytes: what the machine's NIC takes
 )
 
 // Interface is a network interface of a container: a macvlan on a VLAN of the machine's NIC.

@@ -128,6 +128,29 @@ func TestConfigureOnce(t *testing.T) {
 	require.NoError(t, m.Configure(ctx, api.ConfigureRequest{Time: time.Now()}))
 }
 
+// TestDiskIsLeft has a machine let its data disk go, and use it again.
+func TestDiskIsLeft(t *testing.T) {
+	path := newDataDisk(t, t.TempDir())
+	m := dataMachine(t, path)
+	ctx := testContext(t)
+	require.Equal(t, "", m.runKept(t, "one", "echo 1 > /file", true))
+	req := request(t, []string{"sleep", "1000"})
+	require.NoError(t, m.Create(ctx, req))
+	require.ErrorIs(t, m.LeaveDisk(ctx), errs.ErrConflict)
+	require.NoError(t, m.Remove(ctx, api.RemoveRequest{ID: req.ID, Force: true}))
+	require.NoError(t, m.LeaveDisk(ctx))
+	c, err := m.Census(ctx)
+	require.NoError(t, err)
+	require.NotContains(t, c.Mounts, "/run/d")
+	require.NoError(t, m.LeaveDisk(ctx), "there is none any more")
+	require.NoError(t, m.Configure(ctx, api.ConfigureRequest{DataDisk: "data", DiskLater: true}))
+	require.NoError(t, m.LeaveDisk(ctx), "it was not needed yet")
+	require.NoError(t, m.Configure(ctx, api.ConfigureRequest{DataDisk: "data"}))
+	require.Equal(t, "1\n", m.runKept(t, "one", "cat /file", false))
+	m.powerOff(t)
+	fsck(t, path, false)
+}
+
 // TestDataSurvivesPowerOff stops and starts a machine, and sweeps what nobody knows any more.
 func TestDataSurvivesPowerOff(t *testing.T) {
 	path := newDataDisk(t, t.TempDir())

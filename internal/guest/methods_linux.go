@@ -24,6 +24,7 @@ func (a *agent) methods() *api.Mux {
 		learn(m)
 		return a.settle(ctx, req)
 	})
+	api.Handle(m, api.LeaveDisk, a.leaveDisk)
 	api.Handle(m, api.Census, a.census)
 	api.Handle(m, api.Wake, wake)
 	api.HandleThen(m, api.Poweroff, a.prepareOff, a.off)
@@ -72,6 +73,14 @@ func (a *agent) configure(_ context.Context, req api.ConfigureRequest) (api.Conf
 		sweep = &box.Known{Containers: req.Known, Volumes: req.Volumes}
 	}
 	return api.ConfigureReply{}, a.box.UseDisk(req.DataDisk, req.DiskLater, sweep)
+}
+
+// leaveDisk lets the data disk go.
+func (a *agent) leaveDisk(context.Context, api.LeaveDiskRequest) (api.LeaveDiskReply, error) {
+	if !a.engine.Idle() {
+		return api.LeaveDiskReply{}, fmt.Errorf("leave the data disk: %w: there are containers: remove them", errs.ErrConflict)
+	}
+	return api.LeaveDiskReply{}, a.box.LeaveDisk()
 }
 
 // maxHostname is the longest host name that Linux takes.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -19,7 +20,7 @@ type Box struct {
 	reaper *proc.Reaper
 	layers *layers
 	host   shared // what the host shares whole
-	data   *data
+	data   atomic.Pointer[data]
 	fills  fills
 	shares shares
 	hide   hidden
@@ -35,7 +36,9 @@ var _ engine.Backend = (*Box)(nil)
 
 // New returns a box in which Create waits for Ready.
 func New(reaper *proc.Reaper) *Box {
-	return &Box{reaper: reaper, layers: newLayers(), data: newData(), nets: newNetworks(), ready: make(chan struct{})}
+	b := &Box{reaper: reaper, layers: newLayers(), nets: newNetworks(), ready: make(chan struct{})}
+	b.data.Store(newData())
+	return b
 }
 
 // Ready says that the machine is as containers need it: the mount namespace is the caller's own, with /proc, /sys, /dev,
@@ -84,7 +87,7 @@ func (b *Box) HandleDevice(e uevent.Event) { b.layers.disks.handle(e) }
 // error.
 func (b *Box) Close() error {
 	b.oom.close()
-	err := b.data.close()
+	err := b.data.Load().close()
 	b.rosetta.close()
 	b.host.close()
 	b.layers.close()
@@ -141,7 +144,7 @@ func (b *Box) create(ctx context.Context, req api.CreateRequest, inMachine bool)
 	if err != nil {
 		return nil, err
 	}
-	if sb.scratch, err = b.data.scratch(ctx, req.ID); err != nil {
+	if sb.scratch, err = b.data.Load().scratch(ctx, req.ID); err != nil {
 		return nil, err
 	}
 	u = append(u, func() { sb.scratch.undo() })

@@ -306,7 +306,7 @@ func (b *Box) Forget(ctx context.Context, id string) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	s, err := b.data.find(ctx, id)
+	s, err := b.data.Load().find(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -321,7 +321,7 @@ func (b *Box) LogDir(ctx context.Context, id string) (string, error) {
 	case <-ctx.Done():
 		return "", ctx.Err()
 	}
-	s, err := b.data.find(ctx, id)
+	s, err := b.data.Load().find(ctx, id)
 	return s.logs(), err
 }
 
@@ -330,7 +330,7 @@ func (b *Box) LogDir(ctx context.Context, id string) (string, error) {
 // containers have left on it is there again for those of the same ID. What sweep does not name is deleted; nil deletes
 // nothing. After the first Create, or a second time, it is ErrConflict.
 func (b *Box) UseDisk(serial string, later bool, sweep *Known) error {
-	return b.data.useDisk(func(ctx context.Context) error {
+	return b.data.Load().useDisk(func(ctx context.Context) error {
 		select {
 		case <-b.ready:
 		case <-ctx.Done():
@@ -346,6 +346,10 @@ func (b *Box) UseDisk(serial string, later bool, sweep *Known) error {
 		return mountData(device)
 	}, later, sweep)
 }
+
+// LeaveDisk unmounts the data disk and lets the box be as it was before UseDisk. There are no containers, and none is made
+// meanwhile.
+func (b *Box) LeaveDisk() error { return b.data.Swap(newData()).close() }
 
 // flushAfter is the age, in hundredths of a second, at which what was written to the data disk leaves the guest's memory
 // for the host's, where the death of the machine does not reach it. The kernel looks as often.

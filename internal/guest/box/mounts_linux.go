@@ -175,11 +175,12 @@ func (b *Box) findVolume(ctx context.Context, id string) (volume, error) {
 	if b.err != nil {
 		return volume{}, b.err
 	}
-	disk, err := b.data.wait(ctx)
+	data := b.data.Load()
+	disk, err := data.wait(ctx)
 	if err != nil {
 		return volume{}, err
 	}
-	p, err := b.data.place(disk, diskVolumes, memoryVolumes, id)
+	p, err := data.place(disk, diskVolumes, memoryVolumes, id)
 	return volume{p}, err
 }
 

@@ -21,7 +21,6 @@ import (
 const (
 	kernelName = "eth0"
 	nicName    = "nic"
-	nicMTU     = 65000 // bytes: the largest packet that it takes
 )
 
 // networks is the machine's end of the networks.
@@ -55,7 +54,7 @@ type address struct {
 func newNetworks() *networks {
 	return &networks{
 		deleting: make(map[address]chan struct{}), slots: make(chan struct{}, maxDeleters),
-		spare: noNamespace(), usual: kind{api.FirstInterface, api.FirstVLAN, nicMTU},
+		spare: noNamespace(), usual: kind{api.FirstInterface, api.FirstVLAN, api.LargestMTU},
 	}
 }
 
@@ -79,7 +78,7 @@ func (n *networks) open() error {
 			_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0) // a kernel without IPv6 has no such file
 		}
 		if err = c.Rename(index, nicName); err == nil {
-			err = c.SetUp(index, nicMTU)
+			err = c.SetUp(index, api.LargestMTU)
 		}
 	}
 	if err != nil {

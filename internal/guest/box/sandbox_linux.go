@@ -198,6 +198,6 @@ func (s *sandbox) Remove(d engine.Data) error {
 	}
 	// Letting go of the root syncs the disk that it writes to. Nobody waits for that on account of data that is deleted.
 	err := s.scratch.remove()
-	s.box.data.later(s.tree.close)
+	s.box.data.Load().later(s.tree.close)
 	return err
 }

@@ -101,6 +101,18 @@ func (e *Engine) Close(ctx context.Context) error {
 	return errors.Join(left...)
 }
 
+// Idle tells whether there is no container, and no process in the machine.
+func (e *Engine) Idle() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, x := range e.execs {
+		if !x.ended() {
+			return false
+		}
+	}
+	return len(e.containers) == 0
+}
+
 // get finds a container that was created.
 func (e *Engine) get(id string) (*container, error) {
 	c, err := e.find(id)
