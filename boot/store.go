@@ -206,31 +206,76 @@ func tempName(key string) string { return fsx.TempPrefix + key + "-*" }
 
 // build makes an entry. The caller holds the exclusive lock.
 func (s *store) build(ctx context.Context, kind, key string, fill buildFunc) (*entry, error) {
-	parent := filepath.Join(s.dir, kind)
-	if err := s.sweep(parent, key); err != nil {
+	e, err := s.prepare(ctx, kind, key, fill)
+	if err != nil {
 		return nil, err
 	}
-	tmp, err := os.MkdirTemp(parent, tempName(key))
+	defer func() { _ = os.RemoveAll(e.dir) }()
+	return s.place(e, kind, key)
+}
+
+// prepare makes an entry under a temporary name, which what dead builders of that name have left makes room for.
+func (s *store) prepare(ctx context.Context, kind, name string, fill buildFunc) (e *entry, err error) {
+	parent := filepath.Join(s.dir, kind)
+	if err := s.sweep(parent, name); err != nil {
+		return nil, err
+	}
+	tmp, err := os.MkdirTemp(parent, tempName(name))
 	if err != nil {
 		return nil, fmt.Errorf("boot cache: %w", err)
 	}
-	defer func() { _ = os.RemoveAll(tmp) }() // nothing is there any more after the rename
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(tmp))
+		}
+	}()
 	meta, err := fill(ctx, tmp)
 	if err != nil {
 		return nil, err
 	}
-	e := &entry{dir: tmp}
+	e = &entry{dir: tmp}
 	if err := e.seal(ctx, meta); err != nil {
 		return nil, fmt.Errorf("boot cache: %w", err)
 	}
-	e.dir = filepath.Join(parent, key)
-	if err := os.Rename(tmp, e.dir); err != nil {
+	return e, nil
+}
+
+// place gives an entry that was prepared its own name. The caller holds the exclusive lock.
+func (s *store) place(e *entry, kind, key string) (*entry, error) {
+	parent := filepath.Join(s.dir, kind)
+	placed := &entry{dir: filepath.Join(parent, key), rec: e.rec}
+	if err := os.Rename(e.dir, placed.dir); err != nil {
 		return nil, fmt.Errorf("boot cache: %w", err)
 	}
 	if err := fsx.SyncDir(parent); err != nil {
 		return nil, fmt.Errorf("boot cache: %w", err)
 	}
-	return e, nil
+	return placed, nil
+}
+
+// renew makes an entry anew, while everybody has the old one, and then replaces that. Of several processes that want it at
+// once one does it, and to the others it is ErrInUse.
+func (s *store) renew(ctx context.Context, kind, key string, fill buildFunc) (*entry, error) {
+	name := "renew-" + key
+	done, err := fsx.TryLock(filepath.Join(s.dir, "locks", kind+"-"+name), true)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	e, err := s.prepare(ctx, kind, name, fill)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = os.RemoveAll(e.dir) }()
+	unlock, err := s.lock(ctx, kind+"-"+key, true)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := s.remove(kind, key); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("boot cache: %w", err)
+	}
+	return s.place(e, kind, key)
 }
 
 // sweep removes what dead builders of the key left.

@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,44 +26,98 @@ type TemplateKey struct {
 // String returns the key as it names the directory.
 func (k TemplateKey) String() string { return digest("template 1", k.Assets, k.Shape)[:32] }
 
-// Template returns the directory of a template in the cache. Where it is not there, damaged as far as sizes and times of its
-// files tell, or another one's, build makes it in a directory that it is given, as files there; of several processes that want it at once one builds and the others wait.
-// The files must not be changed by anybody from then on. Of cfg only Dir, Arch and Logger count.
+// Template calls use with the directory of a template in the cache, whose files stay as they are until use returns. Where it
+// is not there, damaged as far as sizes and times of its files tell, or another one's, build makes it first in a directory
+// that it is given, as files there; of several processes that want it at once one builds and the others wait. Nobody may
+// change the files from then on. Of cfg only Dir, Arch and Logger count.
 //
 // A template that nobody used for a month is removed when another one is made, and so are the oldest ones of those that
-// take more than 4 GiB together. The errors are those of build and of the
-// file system.
-func Template(ctx context.Context, cfg Config, key TemplateKey, build func(ctx context.Context, dir string) error) (string, error) {
+// take more than 4 GiB together. The errors are those of build, of the file system, and of use.
+func Template(ctx context.Context, cfg Config, key TemplateKey, build func(ctx context.Context, dir string) error, use func(dir string) error) error {
 	r, err := newResolver(cfg)
 	if err != nil {
-		return "", err
+		return err
 	}
-	built := false
-	get := func() (*entry, error) {
-		return r.store.obtain(ctx, kindTemplate, key.String(), func(ctx context.Context, dir string) (any, error) {
-			built = true
-			return key, build(ctx, dir)
-		})
-	}
-	e, err := get()
-	if err == nil && !built && !e.isTemplate(key) {
-		r.log.Warn("template of a machine is another one's and made again", "key", key.String())
-		if err = DropTemplate(ctx, cfg, key); err == nil {
-			e, err = get()
+	for range templateTries {
+		var used bool
+		if used, err = r.use(ctx, key, use); used {
+			return err
+		}
+		if err == nil {
+			err = r.build(ctx, key, build)
+		}
+		if err != nil {
+			break
 		}
 	}
+	return fmt.Errorf("template of a machine: %w", cmp.Or(err, errs.ErrUnavailable))
+}
+
+// templateTries is how often a template is made that others remove at once.
+const templateTries = 3
+
+// use calls use with a template that is there and sound.
+func (r *resolver) use(ctx context.Context, key TemplateKey, use func(dir string) error) (used bool, err error) {
+	unlock, err := r.store.lock(ctx, kindTemplate+"-"+key.String(), false)
 	if err != nil {
-		return "", fmt.Errorf("template of a machine: %w", err)
+		return false, err
 	}
-	if built {
-		now := time.Now()
-		if err := markVerified(e.dir, now); err != nil {
-			r.log.Debug("mark a template as verified", "err", err) // it is read once more
-		}
-		r.store.prune(now)
-		r.store.pruneTemplates(now, maxTemplates)
+	defer unlock()
+	e, err := r.store.open(kindTemplate, key.String())
+	switch {
+	case errors.Is(err, errs.ErrNotFound) || errors.Is(err, errs.ErrCorrupt):
+		return false, nil
+	case err != nil:
+		return false, err
+	case !e.isTemplate(key):
+		return false, nil
 	}
-	return e.dir, nil
+	e.mark(time.Now())
+	return true, use(e.dir)
+}
+
+// build makes a template, unless somebody has made it meanwhile.
+func (r *resolver) build(ctx context.Context, key TemplateKey, build func(ctx context.Context, dir string) error) error {
+	built := false
+	e, err := r.store.obtain(ctx, kindTemplate, key.String(), func(ctx context.Context, dir string) (any, error) {
+		built = true
+		return key, build(ctx, dir)
+	})
+	switch {
+	case err != nil:
+		return err
+	case built:
+		r.settle(e)
+	case !e.isTemplate(key):
+		r.log.Warn("template of a machine is another one's and made again", "key", key.String())
+		return r.drop(ctx, key)
+	}
+	return nil
+}
+
+// settle is what follows when a template was made.
+func (r *resolver) settle(e *entry) {
+	now := time.Now()
+	if err := markVerified(e.dir, now); err != nil {
+		r.log.Debug("mark a template as verified", "err", err) // it is read once more
+	}
+	r.store.prune(now)
+	r.store.pruneTemplates(now, maxTemplates)
+}
+
+// RenewTemplate makes a template anew and replaces that of the key. Who uses the old one, or starts to meanwhile, is not
+// disturbed. Where another process is about to renew it, it is ErrInUse.
+func RenewTemplate(ctx context.Context, cfg Config, key TemplateKey, build func(ctx context.Context, dir string) error) error {
+	r, err := newResolver(cfg)
+	if err != nil {
+		return err
+	}
+	e, err := r.store.renew(ctx, kindTemplate, key.String(), func(ctx context.Context, dir string) (any, error) { return key, build(ctx, dir) })
+	if err != nil {
+		return fmt.Errorf("renew template of a machine: %w", err)
+	}
+	r.settle(e)
+	return nil
 }
 
 // isTemplate tells whether an entry was made as the template of the key.
@@ -85,23 +140,33 @@ func VerifyTemplate(ctx context.Context, cfg Config, key TemplateKey) error {
 	if err != nil {
 		return err
 	}
-	e, err := r.store.find(ctx, kindTemplate, key.String())
+	err = r.verify(ctx, key)
+	if errors.Is(err, errs.ErrCorrupt) {
+		err = errors.Join(err, r.drop(ctx, key))
+	}
+	return err
+}
+
+func (r *resolver) verify(ctx context.Context, key TemplateKey) error {
+	unlock, err := r.store.lock(ctx, kindTemplate+"-"+key.String(), false)
 	if err != nil {
 		return err
 	}
-	mark := filepath.Join(e.dir, verifiedName)
-	if info, err := os.Stat(mark); err == nil && time.Since(info.ModTime()).Abs() < verifiedFor {
+	defer unlock()
+	e, err := r.store.open(kindTemplate, key.String())
+	if err != nil {
+		return err
+	}
+	if info, err := os.Stat(filepath.Join(e.dir, verifiedName)); err == nil && time.Since(info.ModTime()).Abs() < verifiedFor {
 		return nil
 	}
 	for _, f := range e.rec.Files {
 		got, err := hashFile(ctx, e.dir, f.Name, false)
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return context.Cause(ctx)
-		case err != nil && errors.Is(err, fs.ErrNotExist):
-			return fmt.Errorf("verify template: %w: it was removed meanwhile", errs.ErrNotFound)
-		case err != nil || got.SHA256 != f.SHA256:
-			return errors.Join(fmt.Errorf("template %s: file %s: %w: it is not as it was made", key, f.Name, errs.ErrCorrupt), err, DropTemplate(ctx, cfg, key))
+		}
+		if err != nil || got.SHA256 != f.SHA256 {
+			return errors.Join(fmt.Errorf("template %s: file %s: %w: it is not as it was made", key, f.Name, errs.ErrCorrupt), err)
 		}
 	}
 	return markVerified(e.dir, time.Now())
@@ -126,6 +191,10 @@ func DropTemplate(ctx context.Context, cfg Config, key TemplateKey) error {
 	if err != nil {
 		return err
 	}
+	return r.drop(ctx, key)
+}
+
+func (r *resolver) drop(ctx context.Context, key TemplateKey) error {
 	unlock, err := r.store.lock(ctx, kindTemplate+"-"+key.String(), true)
 	if err != nil {
 		return err

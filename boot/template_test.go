@@ -2,6 +2,7 @@ package boot
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -35,7 +36,7 @@ func TestDamagedTemplates(t *testing.T) {
 		}},
 		"another template in its place": {atOnce: true, damage: func(t *testing.T, dir string) {
 			cfg := Config{Dir: filepath.Dir(filepath.Dir(dir)), Arch: "amd64"}
-			other, err := Template(ctx, cfg, TemplateKey{Assets: "other", Shape: "s"}, fill("other"))
+			other, err := templateDir(ctx, cfg, TemplateKey{Assets: "other", Shape: "s"}, fill("other"))
 			require.NoError(t, err)
 			require.NoError(t, os.RemoveAll(dir))
 			require.NoError(t, os.Rename(other, dir))
@@ -44,11 +45,11 @@ func TestDamagedTemplates(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			cfg := Config{Dir: t.TempDir(), Arch: "amd64"}
 			key := TemplateKey{Assets: "a", Shape: "s"}
-			dir, err := Template(ctx, cfg, key, fill("memory of the machine"))
+			dir, err := templateDir(ctx, cfg, key, fill("memory of the machine"))
 			require.NoError(t, err)
 			tc.damage(t, dir)
 			built := false
-			again, err := Template(ctx, cfg, key, func(ctx context.Context, dir string) error {
+			again, err := templateDir(ctx, cfg, key, func(ctx context.Context, dir string) error {
 				built = true
 				return fill("memory of the machine")(ctx, dir)
 			})
@@ -71,6 +72,74 @@ func TestDamagedTemplates(t *testing.T) {
 			require.ErrorIs(t, VerifyTemplate(ctx, cfg, key), errs.ErrNotFound)
 		})
 	}
+}
+
+// templateDir returns the directory of a template.
+func templateDir(ctx context.Context, cfg Config, key TemplateKey, build func(context.Context, string) error) (dir string, err error) {
+	err = Template(ctx, cfg, key, build, func(d string) error { dir = d; return nil })
+	return dir, err
+}
+
+// TestTemplateIsRenewed makes a template anew: who uses the old one does so to the end, and who wants it meanwhile has it.
+func TestTemplateIsRenewed(t *testing.T) {
+	ctx := t.Context()
+	cfg := Config{Dir: t.TempDir(), Arch: "amd64"}
+	key := TemplateKey{Assets: "a", Shape: "s"}
+	none := func(context.Context, string) error { return errors.New("it is there") }
+	memory := func() (b []byte) {
+		require.NoError(t, Template(ctx, cfg, key, none, func(dir string) (err error) {
+			b, err = os.ReadFile(filepath.Join(dir, "memory"))
+			return err
+		}))
+		return b
+	}
+	_, err := templateDir(ctx, cfg, key, fill("old"))
+	require.NoError(t, err)
+
+	building, build := make(chan struct{}), make(chan struct{})
+	renewed := make(chan error, 1)
+	go func() {
+		renewed <- RenewTemplate(ctx, cfg, key, func(ctx context.Context, dir string) error {
+			close(building)
+			<-build
+			return fill("new")(ctx, dir)
+		})
+	}()
+	<-building
+	require.Equal(t, "old", string(memory()))
+	require.ErrorIs(t, RenewTemplate(ctx, cfg, key, none), errs.ErrInUse)
+	require.NoError(t, Template(ctx, cfg, key, none, func(dir string) error {
+		close(build)
+		select {
+		case err := <-renewed:
+			t.Error("it is in use:", err)
+		case <-time.After(50 * time.Millisecond):
+		}
+		b, err := os.ReadFile(filepath.Join(dir, "memory"))
+		require.Equal(t, "old", string(b))
+		return err
+	}))
+	require.NoError(t, <-renewed)
+	require.Equal(t, "new", string(memory()))
+	require.NoError(t, VerifyTemplate(ctx, cfg, key))
+
+	require.ErrorContains(t, RenewTemplate(ctx, cfg, key, none), "it is there")
+	require.Equal(t, "new", string(memory()), "what could not be made replaces nothing")
+	left, err := os.ReadDir(filepath.Join(cfg.Dir, kindTemplate))
+	require.NoError(t, err)
+	require.Len(t, left, 1)
+}
+
+func TestTemplateErrors(t *testing.T) {
+	cfg := Config{Dir: t.TempDir(), Arch: "amd64"}
+	key := TemplateKey{Assets: "a", Shape: "s"}
+	boom := errors.New("boom")
+	fails := func(context.Context, string) error { return boom }
+	require.ErrorIs(t, Template(t.Context(), cfg, key, fails, nil), boom)
+	require.ErrorIs(t, Template(t.Context(), cfg, key, fill("m"), func(string) error { return boom }), boom)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, Template(ctx, cfg, key, fill("m"), nil), context.Canceled)
 }
 
 // fill makes the files of a template.
