@@ -30,15 +30,16 @@ func (cfg *Config) prepare(ctx context.Context) (assets *boot.Assets, err error)
 	})
 	if cfg.Dir != nil {
 		g.Go(func() (err error) {
-			cache := cfg.DiskCache
-			if cache == "" {
-				cache = filepath.Join(cfg.Boot.Dir, "disks")
-			}
-			cfg.dataDisk, err = cfg.Dir.dataDisk(ctx, cache, cfg.DiskSize, cfg.Logger)
+			cfg.dataDisk, err = cfg.Dir.dataDisk(ctx, cfg.diskCache(), cfg.DiskSize, cfg.Logger)
 			return err
 		})
 	}
 	return assets, g.Wait()
+}
+
+// diskCache is the directory for what data disks are made from.
+func (cfg *Config) diskCache() string {
+	return cmp.Or(cfg.DiskCache, filepath.Join(cfg.Boot.Dir, "disks"))
 }
 
 // known returns the ids of the containers that there are, as the guest has them.

@@ -69,8 +69,11 @@ type rig struct {
 	told []string
 }
 
-func newRig(t *testing.T) *rig {
-	agent := agenttest.New(nil)
+func newRig(t *testing.T) *rig { return newRigOf(t, nil) }
+
+// newRigOf is newRig with a guest that knows commands.
+func newRigOf(t *testing.T, commands map[string]agenttest.Command) *rig {
+	agent := agenttest.New(commands)
 	t.Cleanup(agent.Close)
 	path := filepath.Join(t.TempDir(), "disk")
 	require.NoError(t, os.WriteFile(path, nil, 0o600))

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/arcboxlabs/arcbox-go/agent"
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/boot"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
@@ -46,36 +45,47 @@ func newTemplate(cfg Config, assets *boot.Assets, spec vm.Spec) (*template, erro
 // start starts a machine from the template, which it makes where there is none yet. A template that does not serve is
 // thrown away.
 func (t *template) start(ctx context.Context) (*Machine, error) {
-	dir, err := boot.Template(ctx, t.cfg.Boot, t.key, t.make)
+	var m *Machine
+	useless := false
+	err := boot.Template(ctx, t.cfg.Boot, t.key, t.make, func(dir string) (err error) {
+		spec := t.spec
+		spec.MemoryFile, spec.State = filepath.Join(dir, memoryFile), filepath.Join(dir, stateFile)
+		spec.Disks = t.cfg.inBays()
+		m, err = launch(ctx, t.cfg, spec)
+		useless = err != nil && ctx.Err() == nil
+		return err
+	})
+	if useless {
+		err = errors.Join(err, boot.DropTemplate(ctx, t.cfg.Boot, t.key))
+	}
 	if err != nil {
 		return nil, err
 	}
-	spec := t.spec
-	spec.MemoryFile, spec.State = filepath.Join(dir, memoryFile), filepath.Join(dir, stateFile)
-	spec.Disks = t.cfg.inBays()
-	m, err := launch(ctx, t.cfg, spec)
-	if err != nil {
-		if ctx.Err() == nil {
-			err = errors.Join(err, boot.DropTemplate(ctx, t.cfg.Boot, t.key))
-		}
-		return nil, err
-	}
-	m.wg.Go(func() { t.verify(m.ctx) })
+	m.wg.Go(func() { t.care(m.ctx, m.spec.State) })
 	return m, nil
 }
 
-// verifyAfter is how long a machine has run before its template is read whole: not while it, or a program that is soon done
+// careAfter is how long a machine has run before its template is looked after: not while it, or a program that is soon done
 // with it, has better use for the processors.
-const verifyAfter = 10 * time.Second
+const careAfter = 10 * time.Second
 
-// verify finds out whether the template is as it was made. The machine has gone on from it already: reading it first would
-// take longer than the machine did.
-func (t *template) verify(ctx context.Context) {
-	timer := time.NewTimer(verifyAfter)
+// care looks after the template of a machine that goes on to run.
+func (t *template) care(ctx context.Context, state string) {
+	timer := time.NewTimer(careAfter)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
+		t.lookAfter(ctx, state)
 	case <-ctx.Done():
+	}
+}
+
+// lookAfter makes the template anew where machines would go on faster from another one, and otherwise finds out whether it is
+// as it was made: to read it before the machine went on from it would have taken longer than that did.
+func (t *template) lookAfter(ctx context.Context, state string) {
+	if r, ok := t.cfg.Driver.(vm.Renewer); ok && r.Stale(state) {
+		err := boot.RenewTemplate(ctx, t.cfg.Boot, t.key, t.make)
+		t.cfg.Logger.Info("made the template of a machine anew, since the host has changed", "machine", t.cfg.Name, "err", err)
 		return
 	}
 	if err := boot.VerifyTemplate(ctx, t.cfg.Boot, t.key); errors.Is(err, errs.ErrCorrupt) {
@@ -84,11 +94,32 @@ func (t *template) verify(ctx context.Context) {
 	}
 }
 
-// make boots a machine, lets it come to rest, and saves it in dir.
+// make boots a machine, lets it rehearse and come to rest, and saves it in dir.
 func (t *template) make(ctx context.Context, dir string) error {
 	began := time.Now()
+	r, err := t.newRehearsal(ctx, dir)
+	if err != nil {
+		return fmt.Errorf("rehearse: %w", err)
+	}
 	spec := t.spec
 	spec.MemoryFile, spec.Forkable = filepath.Join(dir, memoryFile), false
+	state := filepath.Join(dir, stateFile)
+	if err := t.save(ctx, spec, r, state); err != nil {
+		return err
+	}
+	spec.State = state
+	if err := t.try(ctx, spec, r); err != nil {
+		return fmt.Errorf("go on from the template: %w", err)
+	}
+	if err := r.remove(); err != nil {
+		return err
+	}
+	t.cfg.Logger.Info("made a template of a machine", "cpus", spec.CPUs, "memory", spec.Memory, "took", time.Since(began))
+	return nil
+}
+
+// save boots a machine and saves it when it has rehearsed, has found its disks and is at rest.
+func (t *template) save(ctx context.Context, spec vm.Spec, r *rehearsal, state string) error {
 	inst, err := t.cfg.Driver.Start(ctx, spec)
 	if err != nil {
 		return err
@@ -98,35 +129,38 @@ func (t *template) make(ctx context.Context, dir string) error {
 	if !ok {
 		return fmt.Errorf("save the machine: driver %s: %w", t.cfg.Driver.Name(), errs.ErrUnsupported)
 	}
-	if err := rehearse(ctx, newAgent(inst, nil), baySerials(spec.Bays)); err != nil {
+	err = r.run(ctx, inst)
+	if err == nil {
+		err = r.leave(ctx, inst)
+	}
+	if err == nil {
+		err = newAgent(inst, nil).Settle(ctx, baySerials(spec.Bays)...)
+	}
+	if err != nil {
 		return explain(inst, err)
 	}
-	if err := s.Snapshot(ctx, filepath.Join(dir, stateFile)); err != nil {
-		return err
-	}
-	t.cfg.Logger.Info("made a template of a machine", "cpus", spec.CPUs, "memory", spec.Memory, "took", time.Since(began))
-	return nil
+	return s.Snapshot(ctx, state)
 }
 
-// rehearse has the guest do what each clone will do first, so that it has done it before, and waits until it has found its
-// disks and is at rest.
-func rehearse(ctx context.Context, guest *agent.Client, disks []string) error {
-	if _, err := guest.Ping(ctx); err != nil {
+// try has a machine go on from what was saved and do the same once more, which shows that it can, and from which the driver
+// learns what such machines do.
+func (t *template) try(ctx context.Context, spec vm.Spec, r *rehearsal) error {
+	inst, err := t.cfg.Driver.Start(ctx, spec)
+	if err != nil {
 		return err
 	}
-	if err := guest.Wake(ctx, wakeRequest()); err != nil {
+	defer inst.Close()
+	l, ok := inst.(vm.Learner)
+	if !ok {
+		return nil
+	}
+	if err := r.run(ctx, inst); err != nil {
+		return explain(inst, err)
+	}
+	if err := l.Learn(ctx); err != nil && !errors.Is(err, errs.ErrUnsupported) {
 		return err
 	}
-	if err := guest.Configure(ctx, api.ConfigureRequest{Time: time.Now()}); err != nil {
-		return err
-	}
-	listening, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if _, err := guest.Events(listening); err != nil {
-		return err
-	}
-	cancel()
-	return guest.Settle(ctx, disks...)
+	return nil
 }
 
 // entropyBytes is what a clone gets of the host's randomness: more than the kernel's generator holds.

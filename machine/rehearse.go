@@ -1,0 +1,266 @@
+package machine
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
+
+	"github.com/arcboxlabs/arcbox-go/agent"
+	"github.com/arcboxlabs/arcbox-go/agent/api"
+	"github.com/arcboxlabs/arcbox-go/internal/disk"
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/internal/seccomp"
+	"github.com/arcboxlabs/arcbox-go/vm"
+)
+
+// rehearsal is what the first minutes of a machine are made of: its greeting, and a container with a command that is executed in it,
+// on disks of its own. What runs for the first time costs an emulated processor ten times as much as later, since it has to
+// be translated, and a guest does much else only once. A machine that has rehearsed is saved with all of that.
+type rehearsal struct {
+	arch  string
+	data  *vm.Disk // nil where machines of the kind have no data disk
+	layer *vm.Disk // with the command; nil where there are no bays for disks, and so no container
+	nic   bool
+}
+
+// newRehearsal makes the disks of a rehearsal for machines of a spec, in a directory.
+func (t *template) newRehearsal(ctx context.Context, dir string) (*rehearsal, error) {
+	r := &rehearsal{arch: t.spec.Arch, nic: t.spec.NIC}
+	program, err := readAndWrite(r.arch)
+	if err != nil {
+		return nil, err
+	}
+	for i, b := range t.spec.Bays {
+		slot := i + 1
+		switch {
+		case !b.ReadOnly && r.data == nil:
+			r.data = &vm.Disk{ID: "rehearsal-data", Path: filepath.Join(dir, "rehearsal-data"), Slot: slot}
+			if err := disk.Create(ctx, t.cfg.diskCache(), r.data.Path, t.cfg.DiskSize, disk.Options{Temporary: true}); err != nil {
+				return nil, err
+			}
+		case b.ReadOnly && r.layer == nil:
+			r.layer = &vm.Disk{ID: "rehearsal-layer", Path: filepath.Join(dir, "rehearsal-layer"), Slot: slot, ReadOnly: true}
+			if err := writeProgram(r.layer.Path, program); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return r, nil
+}
+
+// The program's path in its layer.
+const (
+	programDir  = "bin"
+	programName = "program"
+)
+
+// writeProgram makes a layer with a program in it.
+func writeProgram(path string, program []byte) error {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, h := range []*tar.Header{
+		{Name: programDir + "/", Typeflag: tar.TypeDir, Mode: 0o755},
+		{Name: programDir + "/" + programName, Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(program))},
+	} {
+		if err := w.WriteHeader(h); err != nil {
+			return err
+		}
+	}
+	_, err := w.Write(program)
+	if err = errors.Join(err, w.Close()); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(tar2ext4.ConvertTarToExt4(&b, f), f.Close())
+}
+
+// disks are those that there are.
+func (r *rehearsal) disks() (all []vm.Disk) {
+	for _, d := range []*vm.Disk{r.data, r.layer} {
+		if d != nil {
+			all = append(all, *d)
+		}
+	}
+	return all
+}
+
+// remove removes the files of the disks.
+func (r *rehearsal) remove() error {
+	var all []error
+	for _, d := range r.disks() {
+		all = append(all, os.Remove(d.Path))
+	}
+	return errors.Join(all...)
+}
+
+// run has a machine do all of it. The disks stay in their bays.
+func (r *rehearsal) run(ctx context.Context, inst vm.Instance) error {
+	guest := newAgent(inst, nil)
+	if _, err := guest.Ping(ctx); err != nil {
+		return err
+	}
+	if err := guest.Wake(ctx, wakeRequest()); err != nil {
+		return err
+	}
+	for _, d := range r.disks() {
+		if err := inst.(vm.DiskAttacher).AttachDisk(ctx, d); err != nil {
+			return err
+		}
+	}
+	req := api.ConfigureRequest{Time: time.Now(), Hostname: rehearsalName}
+	if r.data != nil {
+		req.DataDisk, req.DiskLater = vm.BaySerial(r.data.Slot), true
+	}
+	if err := guest.Configure(ctx, req); err != nil {
+		return err
+	}
+	listening, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if _, err := guest.Events(listening); err != nil {
+		return err
+	}
+	if r.layer == nil {
+		return nil
+	}
+	return r.container(ctx, guest)
+}
+
+// leave lets the guest be as if there had been no rehearsal, and takes the disks out.
+func (r *rehearsal) leave(ctx context.Context, inst vm.Instance) error {
+	if err := newAgent(inst, nil).LeaveDisk(ctx); err != nil {
+		return err
+	}
+	for _, d := range r.disks() {
+		if err := inst.(vm.DiskAttacher).DetachDisk(ctx, d.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const rehearsalName = "rehearsal"
+
+// container runs a container from its creation to its removal, and a command in it. It is as most are: with a network of
+// which nobody is at the other end, and a filter of system calls.
+func (r *rehearsal) container(ctx context.Context, guest *agent.Client) error {
+	filter, err := seccomp.Default(r.arch, nil)
+	if err != nil {
+		return err
+	}
+	process := api.Process{Args: []string{programName}, Env: []string{"PATH=/" + programDir}, Seccomp: filter}
+	req := api.CreateRequest{
+		ID: rehearsalName, Layers: []api.Layer{{Serial: vm.BaySerial(r.layer.Slot)}}, Process: process,
+	}
+	req.Process.Stdin = true
+	if r.nic { // addresses that are nobody's: RFC 5737
+		req.Network = api.Network{Mode: api.NetworkOwn, Nameservers: []string{"192.0.2.1"}, Interfaces: []api.Interface{{
+			Name: api.FirstInterface, VLAN: api.FirstVLAN, MAC: "02:61:c0:00:02:02", MTU: api.LargestMTU,
+			Addresses: []string{"192.0.2.2/24"}, Gateways: []string{"192.0.2.1"},
+		}}}
+	}
+	if err := guest.Create(ctx, req); err != nil {
+		return err
+	}
+	p, err := guest.Attach(ctx, api.AttachRequest{ID: req.ID, Stdin: true}, io.Discard, io.Discard)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	if _, err := guest.Start(ctx, api.StartRequest{ID: req.ID}); err != nil {
+		return err
+	}
+	x, err := guest.Exec(ctx, api.ExecRequest{ID: req.ID, ExecID: rehearsalName, Process: process}, io.Discard, io.Discard)
+	if err != nil {
+		return err
+	}
+	defer x.Close()
+	if err := wentWell(x.Wait(ctx)); err != nil {
+		return err
+	}
+	_ = p.Stdin().Close() // never an error
+	if err := wentWell(p.Wait(ctx)); err != nil {
+		return err
+	}
+	return guest.Remove(ctx, api.RemoveRequest{ID: req.ID, Force: true})
+}
+
+func wentWell(exit api.Exit, err error) error {
+	if err == nil && exit != (api.Exit{}) {
+		err = fmt.Errorf("%w: the command ended with exit code %d", errs.ErrUnavailable, exit.Code)
+	}
+	return err
+}
+
+// readAndWrite returns a static executable, the least that there is, that reads its input to the end, writes a line and exits.
+func readAndWrite(arch string) ([]byte, error) {
+	var code []byte
+	var machine uint16
+	switch arch {
+	case "amd64":
+		machine = 62
+		code = []byte{
+			0x48, 0x81, 0xec, 0x00, 0x01, 0x00, 0x00, // sub $256, %rsp
+			0x31, 0xff, // xor %edi, %edi
+			0x48, 0x89, 0xe6, // mov %rsp, %rsi
+			0xba, 0x00, 0x01, 0x00, 0x00, // mov $256, %edx
+			0x31, 0xc0, 0x0f, 0x05, // xor %eax, %eax; syscall: read
+			0x48, 0x85, 0xc0, // test %rax, %rax
+			0x7f, 0xed, // jg to the xor
+			0xb8, 0x01, 0x00, 0x00, 0x00, // mov $1, %eax
+			0xbf, 0x01, 0x00, 0x00, 0x00, // mov $1, %edi
+			0x48, 0x8d, 0x35, 0x10, 0x00, 0x00, 0x00, // lea 16(%rip), %rsi
+			0xba, 0x03, 0x00, 0x00, 0x00, 0x0f, 0x05, // mov $3, %edx; syscall: write
+			0xb8, 0xe7, 0x00, 0x00, 0x00, // mov $231, %eax
+			0x31, 0xff, 0x0f, 0x05, // xor %edi, %edi; syscall: exit_group
+		}
+	case "arm64":
+		machine = 183
+		for _, word := range []uint32{
+			0xd10403ff,                         // sub sp, sp, #256
+			0xd2800000, 0x910003e1, 0xd2802002, // mov x0, #0; mov x1, sp; mov x2, #256
+			0xd28007e8, 0xd4000001, // mov x8, #63; svc #0: read
+			0xf100001f, 0x54ffff4c, // cmp x0, #0; b.gt to the mov
+			0xd2800020, 0x100000e1, 0xd2800062, // mov x0, #1; adr x1, the line; mov x2, #3
+			0xd2800808, 0xd4000001, // mov x8, #64; svc #0: write
+			0xd2800000, 0xd2800bc8, 0xd4000001, // mov x0, #0; mov x8, #94; svc #0: exit_group
+		} {
+			code = binary.LittleEndian.AppendUint32(code, word)
+		}
+	default:
+		return nil, fmt.Errorf("a program for %.20q: %w", arch, errs.ErrUnsupported)
+	}
+	return executable(machine, append(code, "ok\n"...)), nil
+}
+
+// executable returns an ELF with code that is executed from its begin.
+func executable(machine uint16, code []byte) []byte {
+	const base, headers, align = 0x400000, 64 + 56, 0x10000
+	le := binary.LittleEndian
+	size := uint64(headers + len(code))
+	b := []byte{0x7f, 'E', 'L', 'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+	add := func(width int, values ...uint64) {
+		for _, v := range values {
+			b = le.AppendUint64(b, v)[:len(b)+width]
+		}
+	}
+	add(2, 2, uint64(machine))  // ET_EXEC
+	add(4, 1)                   // version
+	add(8, base+headers, 64, 0) // entry, program headers, no sections
+	add(4, 0)                   // flags
+	add(2, 64, 56, 1, 0, 0, 0)  // sizes and counts of headers
+	add(4, 1, 5)                // PT_LOAD, to be read and executed
+	add(8, 0, base, base, size, size, align)
+	return append(b, code...)
+}

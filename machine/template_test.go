@@ -1,0 +1,106 @@
+package machine
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/arcboxlabs/arcbox-go/boot"
+	"github.com/arcboxlabs/arcbox-go/internal/errs"
+	"github.com/arcboxlabs/arcbox-go/vm"
+)
+
+// saver is a driver whose machines can be saved, and learn.
+type saver struct {
+	withBays
+	stale   bool
+	saved   atomic.Int32
+	resumed atomic.Int32
+	learned atomic.Int32
+}
+
+func (d *saver) Shape(vm.Spec) (string, error) { return "shape", nil }
+func (d *saver) Stale(string) bool             { return d.stale }
+
+func (d *saver) Start(ctx context.Context, spec vm.Spec) (vm.Instance, error) {
+	if spec.State != "" {
+		d.resumed.Add(1)
+	}
+	disks := spec.Disks
+	spec.MemoryFile, spec.State, spec.Disks = "", "", nil
+	inst, err := d.withBays.Start(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	for _, disk := range disks {
+		if err := inst.(vm.DiskAttacher).AttachDisk(ctx, disk); err != nil {
+			return nil, err
+		}
+	}
+	return saverInstance{inst.(bayedInstance), d}, nil
+}
+
+type saverInstance struct {
+	bayedInstance
+	d *saver
+}
+
+func (i saverInstance) Snapshot(_ context.Context, path string) error {
+	i.d.saved.Add(1)
+	if len(i.Disks()) > 0 {
+		return errs.ErrConflict
+	}
+	return os.WriteFile(path, nil, 0o600)
+}
+
+func (i saverInstance) Learn(context.Context) error {
+	i.d.learned.Add(1)
+	return nil
+}
+
+// TestTemplateIsMadeTriedAndRenewed starts machines from a template: it is made once, tried once, and made anew where the
+// driver says that another one would be faster.
+func TestTemplateIsMadeTriedAndRenewed(t *testing.T) {
+	tmpl, r, ran := newRehearsing(t, 0)
+	d := &saver{withBays: withBays{r.fake, false}}
+	tmpl.cfg.Driver = d
+	tmpl.cfg.Boot = boot.Config{Dir: t.TempDir(), Arch: "amd64"}
+	tmpl, err := newTemplate(tmpl.cfg, &boot.Assets{Digest: "digest"}, vm.Spec{Arch: "amd64", Kernel: r.cfg.dataDisk.Path})
+	require.NoError(t, err)
+	counts := func(saved, tried, started int) {
+		t.Helper()
+		require.EqualValues(t, saved, d.saved.Load())
+		require.EqualValues(t, tried, d.learned.Load())
+		require.EqualValues(t, tried+started, d.resumed.Load())
+		require.EqualValues(t, 2*(saved+tried), ran.Load(), "a rehearsal for each, with a container and a command in it")
+	}
+	start := func() *Machine {
+		m, err := tmpl.start(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, vm.BaySerial(1), m.Serial(dataDiskID))
+		t.Cleanup(func() { m.inst.Close(); m.Shutdown(context.Background()) })
+		return m
+	}
+	start()
+	counts(1, 1, 1)
+	m := start()
+	counts(1, 1, 2)
+	files, err := filepath.Glob(filepath.Join(filepath.Dir(m.spec.State), "*"))
+	require.NoError(t, err)
+	for i, f := range files {
+		files[i] = filepath.Base(f)
+	}
+	require.Equal(t, []string{"record.json", "state", "verified"}, files, "nothing of the rehearsal is left")
+
+	tmpl.lookAfter(t.Context(), m.spec.State)
+	counts(1, 1, 2)
+	d.stale = true
+	tmpl.lookAfter(t.Context(), m.spec.State)
+	counts(2, 2, 2)
+	start()
+	counts(2, 2, 3)
+}
