@@ -253,7 +253,9 @@ func TestCancelAtAnyMoment(t *testing.T) {
 
 func TestCancelDuringBoot(t *testing.T) {
 	shared.get(t)
-	rt := newRuntime(t, testConfig(t))
+	cfg := testConfig(t)
+	cfg.VM.Template = arcbox.TemplateOff
+	rt := newRuntime(t, cfg)
 	loadBusybox(t, rt)
 	for _, d := range []time.Duration{0, 20 * time.Millisecond, 300 * time.Millisecond} {
 		ctx, cancel := context.WithTimeout(testContext(t), d)

@@ -18,14 +18,15 @@ import (
 	"github.com/arcboxlabs/arcbox-go/event"
 )
 
-// processOf returns the number of the QEMU process of a machine of this program.
+// processOf returns the number of the QEMU process of a machine of this program, which was started by QEMU's command line or
+// from an image.
 func processOf(t *testing.T, name string) int {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	require.NoError(t, err)
 	for _, f := range files {
 		b, err := os.ReadFile(f)
-		if err != nil || !strings.Contains(string(b), "\x00guest="+name+",") {
+		if err != nil || !strings.Contains(string(b), "\x00guest="+name+",") && !strings.Contains(string(b), ".qemu\x00"+name+"\x00") {
 			continue
 		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))

@@ -8,11 +8,8 @@ import (
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 )
 
-// loaderCode returns the address of the loader.
+// loaderCode returns the address of the loader, the code that runs a script. It is never called in this process.
 func loaderCode() unsafe.Pointer
-
-// loader is the code that runs a script. It is never called in this process.
-func loader()
 
 // loaderText returns a copy of the loader.
 func loaderText() ([]byte, error) {

@@ -3,7 +3,7 @@
 
 // func loaderCode() unsafe.Pointer
 TEXT ·loaderCode(SB), NOSPLIT, $0-8
-	LEAQ ·loader(SB), AX
+	LEAQ loader<>(SB), AX
 	MOVQ AX, ret+0(FP)
 	RET
 
@@ -11,7 +11,7 @@ TEXT ·loaderCode(SB), NOSPLIT, $0-8
 // copied into the image, uses no stack, and ends with four UNDEF, by which its end is found.
 //
 // R12 is argc, R13 argv, R14 the address of the new process's vDSO, R15 what a step has saved.
-TEXT ·loader(SB), NOSPLIT|NOFRAME, $0-0
+TEXT loader<>(SB), NOSPLIT|NOFRAME, $0-0
 	MOVQ 0(SP), R12
 	LEAQ 8(SP), R13
 	LEAQ 8(R13)(R12*8), CX
