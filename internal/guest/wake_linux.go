@@ -99,6 +99,9 @@ func wake(_ context.Context, req api.WakeRequest) (api.WakeReply, error) {
 	if err := reseed(req.Entropy); err != nil {
 		return api.WakeReply{}, fmt.Errorf("wake: reseed the kernel's random number generator: %w", err)
 	}
+	if err := forget(); err != nil {
+		return api.WakeReply{}, fmt.Errorf("wake: discard the device's random numbers: %w", err)
+	}
 	if err := setClock(req.Time); err != nil {
 		return api.WakeReply{}, fmt.Errorf("wake: set the clock: %w", err)
 	}
@@ -124,6 +127,36 @@ func reseed(entropy []byte) error {
 	}
 	return nil
 }
+
+// forget discards the random numbers that the kernel has from the device already: all that go on from the template have the
+// same ones.
+func forget() error {
+	fd, err := unix.Open("/dev/hwrng", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err == unix.ENOENT || err == unix.ENODEV {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var b [buffered]byte
+	for got := 0; got < len(b); {
+		n, err := unix.Read(fd, b[got:])
+		switch {
+		case err == unix.EINTR:
+		case err == unix.EAGAIN || err == unix.ENODEV || n == 0:
+			return nil // that was all
+		case err != nil:
+			return err
+		}
+		got += max(n, 0)
+	}
+	return nil
+}
+
+// buffered is more than the device's driver and the kernel's layer above it keep, in bytes: a cache line each, which no
+// processor has longer than 128.
+const buffered = 256
 
 // setClock sets the clock, where the zero time leaves it.
 func setClock(t time.Time) error {
