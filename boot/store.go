@@ -3,6 +3,7 @@ package boot
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,8 +55,14 @@ type fileRecord struct {
 	Name   string    `json:"name"` // relative to the entry, slashes
 	Size   int64     `json:"size"`
 	Time   time.Time `json:"time"` // of modification
-	SHA256 string    `json:"sha256"`
+	SHA256 string    `json:"sha256,omitempty"`
+	// Sparse stands in place of SHA256 for a file that is mostly holes: the SHA-256 of what is not zeros, in units of
+	// fsx.SparseUnit, each after its place.
+	Sparse string `json:"sparse,omitempty"`
 }
+
+// same tells whether the content is that of another record of the same kind.
+func (f fileRecord) same(g fileRecord) bool { return f.SHA256 == g.SHA256 && f.Sparse == g.Sparse }
 
 // entry is a complete, verified entry.
 type entry struct {
@@ -183,8 +191,8 @@ func (s *store) repair(ctx context.Context, kind, key string) (*entry, error) {
 // rehash tells whether the content of all files is what the record says, and if so writes the record anew.
 func (s *store) rehash(ctx context.Context, e *entry) bool {
 	for i, f := range e.rec.Files {
-		got, err := hashFile(ctx, e.dir, f.Name, false)
-		if err != nil || got.SHA256 != f.SHA256 {
+		got, err := rehashFile(ctx, e.dir, f)
+		if err != nil || !got.same(f) {
 			return false
 		}
 		e.rec.Files[i] = got
@@ -345,25 +353,62 @@ func hashFile(ctx context.Context, dir, name string, sync bool) (fileRecord, err
 	if sync {
 		mode = os.O_RDWR // some systems sync files only that are open for writing
 	}
+	return describe(ctx, dir, name, mode, func(f *os.File) (bool, error) {
+		if sync {
+			if err := f.Sync(); err != nil {
+				return false, err
+			}
+		}
+		info, err := f.Stat()
+		return err == nil && info.Size() >= minSparse && fsx.Allocated(info) < info.Size()/2, err
+	})
+}
+
+// minSparse is how large, in bytes, a file must be for its holes to be left out of its digest.
+const minSparse = 64 << 20
+
+// rehashFile describes a file as its record does.
+func rehashFile(ctx context.Context, dir string, was fileRecord) (fileRecord, error) {
+	return describe(ctx, dir, was.Name, os.O_RDONLY, func(*os.File) (bool, error) { return was.Sparse != "", nil })
+}
+
+func describe(ctx context.Context, dir, name string, mode int, asSparse func(*os.File) (bool, error)) (rec fileRecord, err error) {
 	f, err := os.OpenFile(filepath.Join(dir, filepath.FromSlash(name)), mode, 0)
 	if err != nil {
-		return fileRecord{}, err
+		return rec, err
 	}
 	defer func() { _ = f.Close() }()
-	h := sha256.New()
-	if _, err := io.Copy(h, &ctxReader{ctx, f}); err != nil {
-		return fileRecord{}, err
+	sparse, err := asSparse(f)
+	if err != nil {
+		return rec, err
 	}
-	if sync {
-		if err := f.Sync(); err != nil {
-			return fileRecord{}, err
-		}
+	h := sha256.New()
+	if sparse {
+		err = fsx.ReadSparse(ctx, f, func(b []byte, at int64) error {
+			for unit := range slices.Chunk(b, fsx.SparseUnit) {
+				h.Write(binary.BigEndian.AppendUint64(nil, uint64(at)))
+				h.Write(unit)
+				at += int64(len(unit))
+			}
+			return nil
+		})
+	} else {
+		_, err = io.Copy(h, &ctxReader{ctx, f})
+	}
+	if err != nil {
+		return rec, err
 	}
 	info, err := f.Stat()
 	if err != nil {
-		return fileRecord{}, err
+		return rec, err
 	}
-	return fileRecord{Name: name, Size: info.Size(), Time: info.ModTime().UTC(), SHA256: hex.EncodeToString(h.Sum(nil))}, nil
+	rec = fileRecord{Name: name, Size: info.Size(), Time: info.ModTime().UTC()}
+	if sum := hex.EncodeToString(h.Sum(nil)); sparse {
+		rec.Sparse = sum
+	} else {
+		rec.SHA256 = sum
+	}
+	return rec, nil
 }
 
 // ctxReader ends reading with the cause of its context.

@@ -246,3 +246,42 @@ func TestTemplatesAreBoundedInSize(t *testing.T) {
 	s.pruneTemplates(now, 0)
 	require.Equal(t, []string{"t0"}, left(), "one that was used just now stays")
 }
+
+// TestDigestOfASparseFile describes a large file with holes: what of it is a hole makes no difference, all else does.
+func TestDigestOfASparseFile(t *testing.T) {
+	dir := t.TempDir()
+	const size = minSparse + 4096
+	file := func(name string, write func(f *os.File)) fileRecord {
+		f, err := os.Create(filepath.Join(dir, name))
+		require.NoError(t, err)
+		defer f.Close()
+		require.NoError(t, f.Truncate(size))
+		write(f)
+		rec, err := hashFile(t.Context(), dir, name, true)
+		require.NoError(t, err)
+		require.Empty(t, rec.SHA256)
+		require.Len(t, rec.Sparse, 64)
+		again, err := rehashFile(t.Context(), dir, rec)
+		require.NoError(t, err)
+		require.True(t, again.same(rec))
+		return rec
+	}
+	put := func(at int64, text string) func(*os.File) {
+		return func(f *os.File) {
+			_, err := f.WriteAt([]byte(text), at)
+			require.NoError(t, err)
+		}
+	}
+	rec := file("a", put(100_000, "text"))
+	zeros := file("b", func(f *os.File) { put(0, strings.Repeat("\x00", 300_000))(f); put(100_000, "text")(f) })
+	require.True(t, rec.same(zeros))
+	require.False(t, rec.same(file("c", put(100_001, "text"))))
+	require.False(t, rec.same(file("d", put(100_000+1<<20, "text"))))
+	require.False(t, rec.same(file("e", put(100_000, "tent"))))
+
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "small"), []byte("text"), 0o600))
+	small, err := hashFile(t.Context(), dir, "small", false)
+	require.NoError(t, err)
+	require.Empty(t, small.Sparse)
+	require.False(t, small.same(rec))
+}

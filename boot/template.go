@@ -161,11 +161,11 @@ func (r *resolver) verify(ctx context.Context, key TemplateKey) error {
 		return nil
 	}
 	for _, f := range e.rec.Files {
-		got, err := hashFile(ctx, e.dir, f.Name, false)
+		got, err := rehashFile(ctx, e.dir, f)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err != nil || got.SHA256 != f.SHA256 {
+		if err != nil || !got.same(f) {
 			return errors.Join(fmt.Errorf("template %s: file %s: %w: it is not as it was made", key, f.Name, errs.ErrCorrupt), err)
 		}
 	}

@@ -74,25 +74,40 @@ func CopySparse(ctx context.Context, dst, src *os.File) error {
 	if err != nil {
 		return err
 	}
-	size := info.Size()
-	if err := dst.Truncate(size); err != nil {
+	if err := dst.Truncate(info.Size()); err != nil {
 		return fmt.Errorf("set the size of a copy: %w", err)
 	}
+	return ReadSparse(ctx, src, func(b []byte, at int64) error {
+		_, err := dst.WriteAt(b, at)
+		return err
+	})
+}
+
+// ReadSparse calls do with what of a file is not zeros, from its begin to its end: with pieces that begin at multiples of
+// 64 KiB, and of which no such part is only zeros. What of them is a hole makes no difference.
+func ReadSparse(ctx context.Context, f *os.File, do func(b []byte, at int64) error) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	size := info.Size()
 	buf := make([]byte, copyChunk)
 	for at := int64(0); at < size; {
-		from, to, err := nextData(src, at, size)
+		from, to, err := nextData(f, at, size)
 		if err != nil {
-			return fmt.Errorf("find data to copy: %w", err)
+			return fmt.Errorf("find data in %s: %w", f.Name(), err)
 		}
+		from = max(at, from&^(zeroChunk-1))
+		to = min(size, (to+zeroChunk-1)&^(zeroChunk-1))
 		for ; from < to; from += int64(len(buf)) {
 			if err := context.Cause(ctx); err != nil {
 				return err
 			}
 			b := buf[:min(int64(len(buf)), to-from)]
-			if _, err := src.ReadAt(b, from); err != nil && !errors.Is(err, io.EOF) {
+			if _, err := f.ReadAt(b, from); err != nil && !errors.Is(err, io.EOF) {
 				return err
 			}
-			if err := writeData(dst, b, from); err != nil {
+			if err := eachData(b, from, do); err != nil {
 				return err
 			}
 		}
@@ -101,8 +116,8 @@ func CopySparse(ctx context.Context, dst, src *os.File) error {
 	return nil
 }
 
-// writeData writes b without what is zeros. Pieces that follow each other are written at once.
-func writeData(dst *os.File, b []byte, at int64) error {
+// eachData calls do with b without what is zeros. Pieces that follow each other are one.
+func eachData(b []byte, at int64, do func(b []byte, at int64) error) error {
 	var zeros [zeroChunk]byte
 	begin := -1
 	for i := 0; ; i += zeroChunk {
@@ -114,7 +129,7 @@ func writeData(dst *os.File, b []byte, at int64) error {
 			continue
 		}
 		if begin >= 0 {
-			if _, err := dst.WriteAt(b[begin:min(i, len(b))], at+int64(begin)); err != nil {
+			if err := do(b[begin:min(i, len(b))], at+int64(begin)); err != nil {
 				return err
 			}
 			begin = -1
@@ -124,3 +139,6 @@ func writeData(dst *os.File, b []byte, at int64) error {
 		}
 	}
 }
+
+// SparseUnit is the unit, in bytes, in which ReadSparse leaves out zeros.
+const SparseUnit = zeroChunk

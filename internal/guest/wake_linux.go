@@ -29,7 +29,7 @@ func (a *agent) settle(ctx context.Context, req api.SettleRequest) (api.SettleRe
 	if a.settleErr != nil {
 		return api.SettleReply{}, a.settleErr
 	}
-	if err := a.box.FindDisks(ctx, req.Disks); err != nil {
+	if err := a.box.Settle(ctx, req.Disks); err != nil {
 		return api.SettleReply{}, err
 	}
 	debug.FreeOSMemory() // collects garbage too
@@ -40,9 +40,9 @@ func (a *agent) settle(ctx context.Context, req api.SettleRequest) (api.SettleRe
 // It is given restLimit to come to it. They are more than a second: the kernel tells its parts once a second of network links
 // that have changed, and those of the interfaces that are kept ready have.
 const (
-	restPeriod   = 50 * time.Millisecond
-	restTimes    = 22
-	restSwitches = 25
+	restPeriod   = 220 * time.Millisecond
+	restTimes    = 5
+	restSwitches = 110
 	restLimit    = 3 * time.Second
 )
 

@@ -127,13 +127,14 @@ func (d *disks) find(ctx context.Context, serial string) (string, error) {
 	}
 }
 
-// FindDisks waits until there are disks with all of the serials.
-func (b *Box) FindDisks(ctx context.Context, serials []string) error {
+// Settle waits until there are disks with all of the serials, and makes at once what would be made some time after a container.
+func (b *Box) Settle(ctx context.Context, serials []string) error {
 	for _, serial := range serials {
 		if _, err := b.layers.disks.find(ctx, serial); err != nil {
 			return err
 		}
 	}
+	b.nets.refill()
 	return nil
 }
 
