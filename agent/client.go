@@ -84,10 +84,10 @@ func (c *Client) VsockCheck(ctx context.Context) (api.VsockCheckReply, error) {
 	return call(ctx, c, api.VsockCheck, api.VsockCheckRequest{})
 }
 
-// Settle waits until everything that the guest does at its boot is done, it has found the disks with the serials, and it is
-// at rest, for that some seconds at most. Where a part of that went wrong, the error says so.
-func (c *Client) Settle(ctx context.Context, disks ...string) error {
-	_, err := call(ctx, c, api.Settle, api.SettleRequest{Disks: disks})
+// Settle waits until everything that the guest does at its boot is done, it has found the disks with the serials, and with
+// rest until it is at rest, for that some seconds at most. Where a part of that went wrong, the error says so.
+func (c *Client) Settle(ctx context.Context, rest bool, disks ...string) error {
+	_, err := call(ctx, c, api.Settle, api.SettleRequest{Disks: disks, Rest: rest})
 	return err
 }
 

@@ -87,6 +87,7 @@ type Assets struct {
 	Source    string // where the kernel came from, for people to read
 	Kernel    string // path of the plain kernel: vmlinux with a PVH entry for amd64, Image for arm64
 	Initramfs string // path of the initramfs, uncompressed
+	Agent     string // path of the agent's executable, which is in the initramfs too
 	Digest    string // SHA-256 in hex over the contents of both: equal digests boot equally
 }
 
@@ -194,6 +195,7 @@ func (r *resolver) resolve(ctx context.Context) (*Assets, error) {
 		Source:    meta.Source,
 		Kernel:    kernel.path(kernelName),
 		Initramfs: initramfs.path(initramfsName),
+		Agent:     agent.path(agentName),
 		Digest:    digest("assets 1", kernel.sum(kernelName), initramfs.sum(initramfsName)),
 	}, nil
 }

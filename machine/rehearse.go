@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -35,10 +34,6 @@ type rehearsal struct {
 // newRehearsal makes the disks of a rehearsal for machines of a spec, in a directory.
 func (t *template) newRehearsal(ctx context.Context, dir string) (*rehearsal, error) {
 	r := &rehearsal{arch: t.spec.Arch, nic: t.spec.NIC}
-	program, err := readAndWrite(r.arch)
-	if err != nil {
-		return nil, err
-	}
 	for i, b := range t.spec.Bays {
 		slot := i + 1
 		switch {
@@ -49,7 +44,7 @@ func (t *template) newRehearsal(ctx context.Context, dir string) (*rehearsal, er
 			}
 		case b.ReadOnly && r.layer == nil:
 			r.layer = &vm.Disk{ID: "rehearsal-layer", Path: filepath.Join(dir, "rehearsal-layer"), Slot: slot, ReadOnly: true}
-			if err := writeProgram(r.layer.Path, program); err != nil {
+			if err := writeLayer(r.layer.Path, t.agent); err != nil {
 				return nil, err
 			}
 		}
@@ -57,25 +52,26 @@ func (t *template) newRehearsal(ctx context.Context, dir string) (*rehearsal, er
 	return r, nil
 }
 
-// The program's path in its layer.
-const (
-	programDir  = "bin"
-	programName = "program"
-)
+// programDir is where the command is in its layer.
+const programDir = "bin"
 
-// writeProgram makes a layer with a program in it.
-func writeProgram(path string, program []byte) error {
+// writeLayer makes a layer that has the agent as the command of a rehearsal.
+func writeLayer(path, agent string) error {
+	program, err := os.ReadFile(agent)
+	if err != nil {
+		return err
+	}
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, h := range []*tar.Header{
 		{Name: programDir + "/", Typeflag: tar.TypeDir, Mode: 0o755},
-		{Name: programDir + "/" + programName, Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(program))},
+		{Name: programDir + "/" + api.RehearsalCommand, Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(program))},
 	} {
 		if err := w.WriteHeader(h); err != nil {
 			return err
 		}
 	}
-	_, err := w.Write(program)
+	_, err = w.Write(program)
 	if err = errors.Join(err, w.Close()); err != nil {
 		return err
 	}
@@ -159,7 +155,7 @@ func (r *rehearsal) container(ctx context.Context, guest *agent.Client) error {
 	if err != nil {
 		return err
 	}
-	process := api.Process{Args: []string{programName}, Env: []string{"PATH=/" + programDir}, Seccomp: filter}
+	process := api.Process{Args: []string{api.RehearsalCommand}, Env: []string{"PATH=/" + programDir}, Seccomp: filter}
 	req := api.CreateRequest{
 		ID: rehearsalName, Layers: []api.Layer{{Serial: vm.BaySerial(r.layer.Slot)}}, Process: process,
 	}
@@ -201,66 +197,4 @@ func wentWell(exit api.Exit, err error) error {
 		err = fmt.Errorf("%w: the command ended with exit code %d", errs.ErrUnavailable, exit.Code)
 	}
 	return err
-}
-
-// readAndWrite returns a static executable, the least that there is, that reads its input to the end, writes a line and exits.
-func readAndWrite(arch string) ([]byte, error) {
-	var code []byte
-	var machine uint16
-	switch arch {
-	case "amd64":
-		machine = 62
-		code = []byte{
-			0x48, 0x81, 0xec, 0x00, 0x01, 0x00, 0x00, // sub $256, %rsp
-			0x31, 0xff, // xor %edi, %edi
-			0x48, 0x89, 0xe6, // mov %rsp, %rsi
-			0xba, 0x00, 0x01, 0x00, 0x00, // mov $256, %edx
-			0x31, 0xc0, 0x0f, 0x05, // xor %eax, %eax; syscall: read
-			0x48, 0x85, 0xc0, // test %rax, %rax
-			0x7f, 0xed, // jg to the xor
-			0xb8, 0x01, 0x00, 0x00, 0x00, // mov $1, %eax
-			0xbf, 0x01, 0x00, 0x00, 0x00, // mov $1, %edi
-			0x48, 0x8d, 0x35, 0x10, 0x00, 0x00, 0x00, // lea 16(%rip), %rsi
-			0xba, 0x03, 0x00, 0x00, 0x00, 0x0f, 0x05, // mov $3, %edx; syscall: write
-			0xb8, 0xe7, 0x00, 0x00, 0x00, // mov $231, %eax
-			0x31, 0xff, 0x0f, 0x05, // xor %edi, %edi; syscall: exit_group
-		}
-	case "arm64":
-		machine = 183
-		for _, word := range []uint32{
-			0xd10403ff,                         // sub sp, sp, #256
-			0xd2800000, 0x910003e1, 0xd2802002, // mov x0, #0; mov x1, sp; mov x2, #256
-			0xd28007e8, 0xd4000001, // mov x8, #63; svc #0: read
-			0xf100001f, 0x54ffff4c, // cmp x0, #0; b.gt to the mov
-			0xd2800020, 0x100000e1, 0xd2800062, // mov x0, #1; adr x1, the line; mov x2, #3
-			0xd2800808, 0xd4000001, // mov x8, #64; svc #0: write
-			0xd2800000, 0xd2800bc8, 0xd4000001, // mov x0, #0; mov x8, #94; svc #0: exit_group
-		} {
-			code = binary.LittleEndian.AppendUint32(code, word)
-		}
-	default:
-		return nil, fmt.Errorf("a program for %.20q: %w", arch, errs.ErrUnsupported)
-	}
-	return executable(machine, append(code, "ok\n"...)), nil
-}
-
-// executable returns an ELF with code that is executed from its begin.
-func executable(machine uint16, code []byte) []byte {
-	const base, headers, align = 0x400000, 64 + 56, 0x10000
-	le := binary.LittleEndian
-	size := uint64(headers + len(code))
-	b := []byte{0x7f, 'E', 'L', 'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}
-	add := func(width int, values ...uint64) {
-		for _, v := range values {
-			b = le.AppendUint64(b, v)[:len(b)+width]
-		}
-	}
-	add(2, 2, uint64(machine))  // ET_EXEC
-	add(4, 1)                   // version
-	add(8, base+headers, 64, 0) // entry, program headers, no sections
-	add(4, 0)                   // flags
-	add(2, 64, 56, 1, 0, 0, 0)  // sizes and counts of headers
-	add(4, 1, 5)                // PT_LOAD, to be read and executed
-	add(8, 0, base, base, size, size, align)
-	return append(b, code...)
 }

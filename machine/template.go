@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -23,9 +24,10 @@ const (
 // template is a machine of one shape that has booted and was saved. Machines that go on from it are there in a tenth of
 // the time of a boot, and share the memory that they do not write.
 type template struct {
-	cfg  Config
-	spec vm.Spec
-	key  boot.TemplateKey
+	cfg   Config
+	spec  vm.Spec
+	agent string // path of its executable
+	key   boot.TemplateKey
 }
 
 // newTemplate returns the template for a machine, or an error that says why such a machine has none.
@@ -39,7 +41,7 @@ func newTemplate(cfg Config, assets *boot.Assets, spec vm.Spec) (*template, erro
 	if err != nil {
 		return nil, err
 	}
-	return &template{cfg: cfg, spec: spec, key: boot.TemplateKey{Assets: assets.Digest, Shape: shape}}, nil
+	return &template{cfg: cfg, spec: spec, agent: assets.Agent, key: boot.TemplateKey{Assets: assets.Digest, Shape: shape}}, nil
 }
 
 // start starts a machine from the template, which it makes where there is none yet. A template that does not serve is
@@ -83,7 +85,7 @@ func (t *template) care(ctx context.Context, state string) {
 // lookAfter makes the template anew where machines would go on faster from another one, and otherwise finds out whether it is
 // as it was made: to read it before the machine went on from it would have taken longer than that did.
 func (t *template) lookAfter(ctx context.Context, state string) {
-	if r, ok := t.cfg.Driver.(vm.Renewer); ok && r.Stale(state) {
+	if i, ok := t.cfg.Driver.(vm.Imager); ok && i.Stale(state) {
 		err := boot.RenewTemplate(ctx, t.cfg.Boot, t.key, t.make)
 		t.cfg.Logger.Info("made the template of a machine anew, since the host has changed", "machine", t.cfg.Name, "err", err)
 		return
@@ -94,7 +96,7 @@ func (t *template) lookAfter(ctx context.Context, state string) {
 	}
 }
 
-// make boots a machine, lets it rehearse and come to rest, and saves it in dir.
+// make makes a template in dir: a machine that has booted, has rehearsed, and has come to rest.
 func (t *template) make(ctx context.Context, dir string) error {
 	began := time.Now()
 	r, err := t.newRehearsal(ctx, dir)
@@ -103,11 +105,31 @@ func (t *template) make(ctx context.Context, dir string) error {
 	}
 	spec := t.spec
 	spec.MemoryFile, spec.Forkable = filepath.Join(dir, memoryFile), false
+	settled := func(inst vm.Instance, rest bool) error {
+		return newAgent(inst, nil).Settle(ctx, rest, baySerials(spec.Bays)...)
+	}
+	if _, ok := t.cfg.Driver.(vm.Imager); ok { // what it does for the boot is nothing for an image
+		booted := filepath.Join(dir, "booted")
+		if err := t.save(ctx, spec, booted, func(inst vm.Instance) error { return settled(inst, false) }); err != nil {
+			return err
+		}
+		defer os.Remove(booted)
+		spec.State, spec.OwnMemory = booted, true
+	}
 	state := filepath.Join(dir, stateFile)
-	if err := t.save(ctx, spec, r, state); err != nil {
+	err = t.save(ctx, spec, state, func(inst vm.Instance) error {
+		if err := r.run(ctx, inst); err != nil {
+			return err
+		}
+		if err := r.leave(ctx, inst); err != nil {
+			return err
+		}
+		return settled(inst, true)
+	})
+	if err != nil {
 		return err
 	}
-	spec.State = state
+	spec.State, spec.OwnMemory = state, false
 	if err := t.try(ctx, spec, r); err != nil {
 		return fmt.Errorf("go on from the template: %w", err)
 	}
@@ -118,8 +140,8 @@ func (t *template) make(ctx context.Context, dir string) error {
 	return nil
 }
 
-// save boots a machine and saves it when it has rehearsed, has found its disks and is at rest.
-func (t *template) save(ctx context.Context, spec vm.Spec, r *rehearsal, state string) error {
+// save starts a machine, and saves it when it is as prepare leaves it.
+func (t *template) save(ctx context.Context, spec vm.Spec, state string, prepare func(vm.Instance) error) error {
 	inst, err := t.cfg.Driver.Start(ctx, spec)
 	if err != nil {
 		return err
@@ -129,14 +151,7 @@ func (t *template) save(ctx context.Context, spec vm.Spec, r *rehearsal, state s
 	if !ok {
 		return fmt.Errorf("save the machine: driver %s: %w", t.cfg.Driver.Name(), errs.ErrUnsupported)
 	}
-	err = r.run(ctx, inst)
-	if err == nil {
-		err = r.leave(ctx, inst)
-	}
-	if err == nil {
-		err = newAgent(inst, nil).Settle(ctx, baySerials(spec.Bays)...)
-	}
-	if err != nil {
+	if err := prepare(inst); err != nil {
 		return explain(inst, err)
 	}
 	return s.Snapshot(ctx, state)

@@ -58,6 +58,8 @@ func (s Spec) check() error {
 		return fmt.Errorf("a state without the memory file that belongs to it")
 	case s.Forkable && s.ReturnMemory:
 		return fmt.Errorf("a machine that can be forked and gives memory back: only one of both is possible")
+	case s.OwnMemory && (s.State == "" || s.Forkable):
+		return fmt.Errorf("a memory file of the machine's own: it goes with a state, and not with Forkable")
 	case s.Forkable && s.State == "" && s.MemoryFile != "":
 		return fmt.Errorf("a memory file for a machine that can be forked: its memory is its own")
 	case strings.ContainsAny(s.Cmdline, "\x00\n\r"):

@@ -99,7 +99,7 @@ type ConsoleTailer interface {
 }
 
 // Snapshotter is an Instance that can save itself, so that other machines go on from where it is. The machine must have
-// been started with Spec.MemoryFile, and without State: its memory is in that file then.
+// been started with Spec.MemoryFile, and without State or with OwnMemory: its memory is in that file then.
 type Snapshotter interface {
 	// Snapshot pauses the machine and writes the state of its devices to a file at path, which it makes. The machine
 	// stays paused; who goes on with it changes the memory file, which the snapshot needs as it is.
@@ -114,9 +114,12 @@ type Learner interface {
 	Learn(ctx context.Context) error
 }
 
-// Renewer is a Driver whose states can get old: machines go on from such a state, but slower than from one that is new.
-type Renewer interface {
-	// Stale tells whether machines would go on faster from a state that was written now, by the same machine.
+// Imager is a Driver that saves itself with a machine where it can, in an image beside the state, so that machines go on from
+// there faster: the more so, the less the machine has done before. One that is saved soon after it went on itself, see
+// Spec.OwnMemory, makes a better image than one that has booted.
+type Imager interface {
+	// Stale tells that there is an image beside a state, and that it cannot be used any more: from a state that is saved
+	// now, machines would go on faster.
 	Stale(state string) bool
 }
 
@@ -185,10 +188,13 @@ type Spec struct {
 	MemoryFile string
 	// State is a file that Snapshotter.Snapshot has written. The machine goes on from there, with the memory in MemoryFile,
 	// of which it sees a private copy: it never changes the file, and shares with others what it does not write. All else
-	// in the Spec but Name, Console, Forkable and Disks must be as it was in the machine that was saved; Disks must be
+	// in the Spec but Name, Console, Forkable, OwnMemory and Disks must be as it was in the machine that was saved; Disks must be
 	// those that the saved machine had, or copies, with their slots. What is in bays may be what it likes, as far as the
 	// guest has not looked. "" boots.
 	State string
+	// OwnMemory says that nobody else goes on from MemoryFile: the machine goes on from State and writes to the file, as one
+	// that has booted does, and can be saved by Snapshot in turn.
+	OwnMemory bool
 	// ReturnMemory gives memory that the guest does not use any more back to the host, soon and by itself. The machine's
 	// memory is its own, as with Forkable, which cannot be had together with it: what has been saved is shared, and must
 	// not be given back.

@@ -72,10 +72,11 @@ type VsockCheckReply struct {
 	Ping PingReply `json:"ping"`
 }
 
-// SettleRequest waits until everything that the guest does at its boot is done, it has found its disks, and it is at rest, for
-// that some seconds at most. A machine is saved as a template then.
+// SettleRequest waits until everything that the guest does at its boot is done, and it has found its disks.
 type SettleRequest struct {
 	Disks []string `json:"disks,omitempty"` // serials of disks that the guest must have found
+	// Rest waits until the guest is at rest too, for that some seconds at most. A machine is saved as a template then.
+	Rest bool `json:"rest,omitempty"`
 }
 
 // SettleReply is empty.

@@ -73,6 +73,10 @@ type LogLimits struct {
 	MaxFiles int   `json:"max_files,omitempty"` // the newest included; 0 is 3
 }
 
+// RehearsalCommand is the name under which the agent's executable does, as the command of a container, what programs do first,
+// and exits with 0 when its input has ended. It is for machines that are to be saved.
+const RehearsalCommand = "arcbox-rehearsal"
+
 // CreateRequest describes a container. It carries everything: creating takes one request and one reply. What a container
 // of the same ID wrote, where it was removed with Keep or the machine was stopped, is there again.
 type CreateRequest struct {

@@ -256,9 +256,9 @@ func TestPreload(t *testing.T) {
 	h.kill(t)
 
 	count := func(h *helper) (pages uint64) {
-		w, err := Written(h.cmd.Process.Pid)
+		u, err := Look(h.cmd.Process.Pid)
 		require.NoError(t, err)
-		for _, r := range w {
+		for _, r := range u.written {
 			pages += (r.End - r.Start) / pageSize
 		}
 		return pages
@@ -267,19 +267,19 @@ func TestPreload(t *testing.T) {
 	fresh := count(h)
 	require.Less(t, fresh, uint64(bigPages))
 	require.Equal(t, "ok", h.ask(t, "touch"))
-	written, err := Written(h.cmd.Process.Pid)
+	used, err := Look(h.cmd.Process.Pid)
 	require.NoError(t, err)
 	require.Greater(t, count(h), uint64(bigPages))
-	require.ErrorIs(t, Preload(image, written), unix.ETXTBSY)
+	require.ErrorIs(t, Preload(image, used), unix.ETXTBSY)
 	h.kill(t)
 
-	require.NoError(t, Preload(image, written))
+	require.NoError(t, Preload(image, used))
 	h = f.goOn(t, image, "second", true)
 	require.Greater(t, count(h), uint64(bigPages), "it has from the start what the first one has written")
 	h.check(t)
 	h.kill(t)
 
-	require.NoError(t, Preload(image, nil))
+	require.NoError(t, Preload(image, Used{}))
 	h = f.goOn(t, image, "third", true)
 	require.Less(t, count(h), uint64(bigPages))
 	h.check(t)

@@ -54,6 +54,9 @@ func Args(name string, private bool) []string {
 // status.
 const Collision = 17 // EEXIST
 
+// Used is the memory that a process uses: see Look.
+type Used struct{ read, written []Range }
+
 // refused is the error for what a process has that cannot be saved.
 func refused(format string, args ...any) error {
 	return fmt.Errorf(format+": %w: it cannot be saved", append(args, errs.ErrUnsupported)...)

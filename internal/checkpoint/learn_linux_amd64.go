@@ -7,51 +7,57 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Written returns which parts of its memory a process that has gone on from an image has written so far.
-func Written(pid int) ([]Range, error) {
+// Look tells which memory a process that has gone on from an image has used so far.
+func Look(pid int) (u Used, err error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
 	if err != nil {
-		return nil, fmt.Errorf("look at what was written: %w", err)
+		return u, fmt.Errorf("look at what process %d uses: %w", pid, err)
 	}
 	maps, err := parseMaps(string(text))
 	if err != nil {
-		return nil, fmt.Errorf("look at what was written: %w", err)
+		return u, fmt.Errorf("look at what process %d uses: %w", pid, err)
 	}
-	var all []Range
 	for _, m := range maps {
-		if m.shared || !m.write || m.path == "[stack]" {
+		if m.shared || m.vdso() || !m.read || m.path == "[stack]" || m.path == "[vsyscall]" {
 			continue
 		}
-		spans, err := writtenPages(pid, m)
+		own, ofFile, err := presentPages(pid, m)
 		if err != nil {
-			return nil, fmt.Errorf("look at what was written: %w", err)
+			return u, fmt.Errorf("look at what process %d uses: %w", pid, err)
 		}
-		all = append(all, spans...)
+		u.read = append(u.read, ofFile...)
+		if m.write {
+			u.written = append(u.written, own...)
+		}
 	}
-	return all, nil
+	return u, nil
 }
 
-// Preload lets those who go on from an image have what Written has returned of another one from the start. To get each page
-// when it is first written costs a process several times as much, most of all where many threads run. A second call replaces
+// Preload lets those who go on from an image have the memory that another one has used from the start. To get each page
+// when it is first used costs a process several times as much, most of all where many threads run. A second call replaces
 // what the first has said. No process may be going on from the image: that is ETXTBSY.
-func Preload(path string, written []Range) error {
+func Preload(path string, u Used) error {
 	f, t, err := openImage(path, os.O_RDWR)
 	if err != nil {
 		return fmt.Errorf("preload memory: %w", err)
 	}
 	defer f.Close()
-	parts := within(written, t.Writable)
-	for gap := uint64(1); len(parts) >= t.RoomSize; gap *= 2 { // the last step leads on
-		if gap > 1<<32 { // not even one for each mapping
-			parts = nil
-			break
-		}
-		parts = within(join(written, gap), t.Writable)
-	}
 	s := &script{}
-	for _, r := range parts {
-		s.add(mayFail, unix.SYS_MADVISE, r.Start, r.End-r.Start, unix.MADV_POPULATE_WRITE)
+	add := func(advice uint64, used, of []Range, room int) {
+		parts := within(used, of)
+		for gap := uint64(1); len(parts) > room; gap *= 2 {
+			if gap > 1<<32 { // not even one for each mapping
+				return
+			}
+			parts = within(join(used, gap), of)
+		}
+		for _, r := range parts {
+			s.add(mayFail, unix.SYS_MADVISE, r.Start, r.End-r.Start, advice)
+		}
 	}
+	room := t.RoomSize - 1 // the last step leads on
+	add(unix.MADV_POPULATE_READ, u.read, t.Readable, room/2)
+	add(unix.MADV_POPULATE_WRITE, u.written, t.Writable, room-len(s.steps))
 	var b []byte
 	for _, st := range s.steps {
 		b = st.append(b)

@@ -123,7 +123,7 @@ func (t *tracer) written(all []mapping) ([]run, error) {
 		if m.shared || m.vdso() {
 			continue
 		}
-		spans, err := writtenPages(t.pid, m)
+		spans, _, err := presentPages(t.pid, m)
 		if err != nil {
 			return nil, err
 		}
@@ -135,34 +135,39 @@ func (t *tracer) written(all []mapping) ([]run, error) {
 	return runs, nil
 }
 
-// writtenPages returns the pages of a mapping that are the process's own.
-func writtenPages(pid int, m mapping) ([]Range, error) {
+// presentPages returns the pages of a mapping that a process has: its own, and those of the file behind the mapping.
+func presentPages(pid int, m mapping) (own, ofFile []Range, err error) {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/pagemap", pid))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer f.Close()
 	const entry, chunk = 8, 1 << 17
 	buf := make([]byte, entry*min(chunk, m.size()/pageSize))
-	var spans []Range
+	add := func(spans *[]Range, at uint64) {
+		if n := len(*spans); n > 0 && (*spans)[n-1].End == at {
+			(*spans)[n-1].End += pageSize
+		} else {
+			*spans = append(*spans, Range{at, at + pageSize})
+		}
+	}
 	for at := m.start; at < m.end; {
 		b := buf[:min(uint64(len(buf)), (m.end-at)/pageSize*entry)]
 		if _, err := f.ReadAt(b, int64(at/pageSize*entry)); err != nil {
-			return nil, fmt.Errorf("read which pages are there: %w", err)
+			return nil, nil, fmt.Errorf("read which pages are there: %w", err)
 		}
 		for ; len(b) > 0; b, at = b[entry:], at+pageSize {
-			const present, swapped, ofFile = 1 << 63, 1 << 62, 1 << 61
-			p := binary.LittleEndian.Uint64(b)
-			switch n := len(spans); {
-			case p&(present|swapped) == 0 || p&ofFile != 0:
-			case n > 0 && spans[n-1].End == at:
-				spans[n-1].End += pageSize
+			const present, swapped, behind = 1 << 63, 1 << 62, 1 << 61
+			switch p := binary.LittleEndian.Uint64(b); {
+			case p&(present|swapped) == 0:
+			case p&behind != 0:
+				add(&ofFile, at)
 			default:
-				spans = append(spans, Range{at, at + pageSize})
+				add(&own, at)
 			}
 		}
 	}
-	return spans, nil
+	return own, ofFile, nil
 }
 
 // copyRuns writes what the process has written into the image, from begin on, and returns the end. Pages of zeros become holes.

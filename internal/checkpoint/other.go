@@ -19,12 +19,12 @@ func Check(path string) error {
 	return fmt.Errorf("go on from %s: %w on this system", path, errs.ErrUnsupported)
 }
 
-// Written returns ErrUnsupported.
-func Written(int) ([]Range, error) {
-	return nil, fmt.Errorf("look at what was written: %w on this system", errs.ErrUnsupported)
+// Look returns ErrUnsupported.
+func Look(int) (Used, error) {
+	return Used{}, fmt.Errorf("look at a process: %w on this system", errs.ErrUnsupported)
 }
 
 // Preload returns ErrUnsupported.
-func Preload(path string, _ []Range) error {
+func Preload(path string, _ Used) error {
 	return fmt.Errorf("preload memory in %s: %w on this system", path, errs.ErrUnsupported)
 }

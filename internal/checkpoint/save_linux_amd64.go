@@ -178,6 +178,10 @@ func (p *process) write(ctx context.Context, t *tracer, f *os.File, spec Spec) e
 		return err
 	}
 	for _, m := range p.maps {
+		if m.vdso() || !m.read {
+			continue
+		}
+		tr.Readable = append(tr.Readable, Range{m.start, m.end})
 		if m.write {
 			tr.Writable = append(tr.Writable, Range{m.start, m.end})
 		}
@@ -229,7 +233,7 @@ func (p *process) script(spec Spec, begin int64) (s *script, room int, err error
 const (
 	maxFD     = 1<<32 - 1
 	maxScript = 16 << 20 // bytes
-	roomSize  = 1024     // steps
+	roomSize  = 4096     // steps
 )
 
 // confine adds the steps that install seccomp filters, which threads that are made later have too: the package's own, and

@@ -15,6 +15,7 @@ import (
 type trailer struct {
 	Boot     string     `json:"boot"`  // of the host's kernel
 	Files    []identity `json:"files"` // that the process had mapped
+	Readable []Range    `json:"readable"`
 	Writable []Range    `json:"writable"`
 	// Room is for steps that load memory early: where it is in the file, at which address it will be, and how many there are.
 	RoomAt   int64  `json:"room_at"`

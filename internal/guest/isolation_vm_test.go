@@ -238,7 +238,7 @@ func otherMachine(t *testing.T, arch string) *machine {
 		Arch: arch, Name: noLayers, Disks: []vm.Disk{{ID: "translator", Path: disk, ReadOnly: true}},
 		Cmdline: bootfs.RosettaParameter + "ext4:/dev/sda",
 	})
-	require.NoError(t, m.Settle(testContext(t)))
+	require.NoError(t, m.Settle(testContext(t), true))
 	require.NoError(t, m.inst.(vm.DiskAttacher).AttachDisk(testContext(t), vm.Disk{ID: "base", Path: filepath.Join(m.dir, "base"), ReadOnly: true}))
 	return m
 }

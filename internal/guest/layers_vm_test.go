@@ -33,7 +33,7 @@ func TestLayersAreFiles(t *testing.T) {
 		Name: noLayers, CPUs: 2, Disks: []vm.Disk{{ID: "share", Path: share, ReadOnly: true}},
 		Cmdline: bootfs.LayersParameter + "ext4:/dev/sda " + bootfs.HostParameter + "tmpfs:host 8250.nr_uarts=0 console=hvc0",
 	})
-	require.NoError(t, m.Settle(testContext(t))) // the share is the only disk, so it is sda
+	require.NoError(t, m.Settle(testContext(t), false)) // the share is the only disk, so it is sda
 	users := filepath.Join(dir, "users")
 	require.NoError(t, writeLayer(users, userFiles()))
 	for id, path := range map[string]string{"users": users, "base": image} {

@@ -34,13 +34,19 @@ func Main(stderr *os.File) error {
 	return err
 }
 
-// Init tells whether the program was executed, with these arguments, as the init of a container. If so it has run the
-// container's command, and code is to exit with.
+// Init tells whether the program was executed, with these arguments, as something else than the agent: as the init of a
+// container, which has run the container's command then, or as the command of a rehearsal. If so code is to exit with.
 func Init(args []string) (code int, is bool) {
-	if len(args) == 0 || args[0] != box.InitName {
+	if len(args) == 0 {
 		return 0, false
 	}
-	return box.Init(args), true
+	switch args[0] {
+	case box.InitName:
+		return box.Init(args), true
+	case api.RehearsalCommand:
+		return rehearsal(), true
+	}
+	return 0, false
 }
 
 // agent is the parts of the running agent.

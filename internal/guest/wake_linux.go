@@ -32,6 +32,9 @@ func (a *agent) settle(ctx context.Context, req api.SettleRequest) (api.SettleRe
 	if err := a.box.Settle(ctx, req.Disks); err != nil {
 		return api.SettleReply{}, err
 	}
+	if !req.Rest {
+		return api.SettleReply{}, nil
+	}
 	debug.FreeOSMemory() // collects garbage too
 	return api.SettleReply{}, rest(ctx)
 }

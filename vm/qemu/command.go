@@ -109,7 +109,7 @@ func (c command) cpu() string {
 func (c command) memory() []string {
 	size := strconv.FormatInt(c.spec.Memory>>20, 10) + "M"
 	a := []string{"-m", size}
-	path, share := c.spec.MemoryFile, c.spec.State == ""
+	path, share := c.spec.MemoryFile, c.spec.State == "" || c.spec.OwnMemory
 	switch {
 	case c.memoryFD != 0: // never the file that others go on from
 		dir := "/dev/fd"

@@ -49,9 +49,9 @@ type Driver struct {
 type spawner func(path string, args []string, stderr io.Writer, files []*os.File) (*process, error)
 
 var (
-	_ vm.Driver  = (*Driver)(nil)
-	_ vm.Shaper  = (*Driver)(nil)
-	_ vm.Renewer = (*Driver)(nil)
+	_ vm.Driver = (*Driver)(nil)
+	_ vm.Shaper = (*Driver)(nil)
+	_ vm.Imager = (*Driver)(nil)
 )
 
 // New returns a driver. It looks at nothing: a missing QEMU shows in Start and in Probe.
@@ -298,7 +298,7 @@ func (d *Driver) start(ctx context.Context, log *slog.Logger, path string, c com
 	}
 	files := s.theirs
 	var memory *os.File
-	if c.spec.Forkable || c.spec.ReturnMemory && (c.spec.State != "" || c.spec.MemoryFile == "") {
+	if c.ownsMemory() {
 		if memory, err = ownMemory(ctx, c.spec); err != nil {
 			s.closeOurs()
 			return nil, err

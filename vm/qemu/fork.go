@@ -14,6 +14,12 @@ import (
 	"github.com/arcboxlabs/arcbox-go/vm"
 )
 
+// ownsMemory tells whether the machine's memory is in a file of its own that has no name.
+func (c command) ownsMemory() bool {
+	shared := c.spec.State != "" && !c.spec.OwnMemory
+	return c.spec.Forkable || c.spec.ReturnMemory && (shared || c.spec.MemoryFile == "")
+}
+
 // ownMemory makes the memory of a machine that can be forked or gives memory back: a file without a name, which nobody has to clean up, and
 // which no disk is written for. It begins as a copy of the memory file where there is one.
 func ownMemory(ctx context.Context, spec vm.Spec) (*os.File, error) {

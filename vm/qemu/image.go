@@ -73,7 +73,7 @@ const (
 
 // resume starts a machine whose state has an image of QEMU. It returns nil, without an error, where that cannot be.
 func (d *Driver) resume(ctx context.Context, log *slog.Logger, c command) (vm.Instance, error) {
-	if c.spec.State == "" {
+	if c.spec.State == "" || c.spec.OwnMemory {
 		return nil, nil
 	}
 	image := c.spec.State + imageSuffix
@@ -138,31 +138,31 @@ func (i *Instance) goOn(ctx context.Context, disks []vm.Disk) error {
 	return i.Resume(ctx)
 }
 
-// Learn notes what memory the machine has written since it went on, for those that go on later. See vm.Learner.
+// Learn notes what memory the machine has used since it went on, for those that go on later. See vm.Learner.
 func (i *Instance) Learn(context.Context) error {
 	if i.image == "" {
 		return fmt.Errorf("learn from machine %s: %w: it has not gone on from an image", i.life.Name, errs.ErrUnsupported)
 	}
-	written, err := checkpoint.Written(i.proc.pid())
+	used, err := checkpoint.Look(i.proc.pid())
 	if err != nil {
 		return fmt.Errorf("learn from machine %s: %w", i.life.Name, err)
 	}
-	i.touched.Store(&written)
+	i.touched.Store(&used)
 	return nil
 }
 
 // noteTouched writes down what Learn has found. It can do so when QEMU has ended: nobody writes to a program that runs.
 func (i *Instance) noteTouched() {
-	written := i.touched.Load()
-	if written == nil {
+	used := i.touched.Load()
+	if used == nil {
 		return
 	}
-	if err := checkpoint.Preload(i.image, *written); err != nil {
+	if err := checkpoint.Preload(i.image, *used); err != nil {
 		i.log.Warn("machines will go on without what this one has learned", "err", err)
 	}
 }
 
-// Stale tells whether the image of QEMU beside a state cannot be used any more. See vm.Renewer.
+// Stale tells whether the image of QEMU beside a state cannot be used any more. See vm.Imager.
 func (d *Driver) Stale(state string) bool {
 	return errors.Is(checkpoint.Check(state+imageSuffix), errs.ErrUnsupported)
 }

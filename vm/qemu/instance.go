@@ -40,8 +40,8 @@ type Instance struct {
 
 	vsockUp atomic.Bool // the guest has answered on AF_VSOCK
 
-	image   string                             // that QEMU has gone on from; "" is none
-	touched atomic.Pointer[[]checkpoint.Range] // what Learn has found; nil is nothing
+	image   string                          // that QEMU has gone on from; "" is none
+	touched atomic.Pointer[checkpoint.Used] // what Learn has found; nil is nothing
 
 	work vmlife.Group // goroutines that work for the machine
 

@@ -39,7 +39,7 @@ func (d *Driver) Shape(spec vm.Spec) (string, error) {
 		return "", err
 	}
 	// What is a path or a name is left out: the caller knows the kernel and the initramfs by their content.
-	spec.Name, spec.Kernel, spec.Initramfs, spec.MemoryFile, spec.State, spec.Disks, spec.Forkable = "m", "k", "i", "f", "", nil, false
+	spec.Name, spec.Kernel, spec.Initramfs, spec.MemoryFile, spec.State, spec.Disks, spec.Forkable, spec.OwnMemory = "m", "k", "i", "f", "", nil, false, false
 	if accel != vm.AcceleratorTCG {
 		return "", fmt.Errorf("save a machine that runs with %s: %w: this is proved for software emulation only", accel, errs.ErrUnsupported)
 	}
@@ -51,10 +51,10 @@ func (d *Driver) Shape(spec vm.Spec) (string, error) {
 	return strings.Join(parts, "\x00"), nil
 }
 
-// Snapshot saves the machine. See vm.Snapshotter. It takes some 10 ms: memory that is in a file is not written again. Where
-// it can, it saves QEMU too, in an image beside the state; that takes 0.1 s.
+// Snapshot saves the machine. See vm.Snapshotter. It takes some 10 ms: memory that is in a file is not written again. With
+// OwnMemory it saves QEMU too, where it can, in an image beside the state; that takes 0.1 s.
 func (i *Instance) Snapshot(ctx context.Context, path string) (err error) {
-	if i.spec.MemoryFile == "" || i.spec.State != "" {
+	if i.spec.MemoryFile == "" || i.spec.State != "" && !i.spec.OwnMemory {
 		return fmt.Errorf("save machine %s: %w: it was not started with a memory file of its own", i.life.Name, errs.ErrUnsupported)
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
@@ -72,8 +72,10 @@ func (i *Instance) Snapshot(ctx context.Context, path string) (err error) {
 	if err := i.Pause(ctx); err != nil {
 		return err
 	}
-	if err := i.saveImage(ctx, path+imageSuffix); err != nil {
-		i.log.Info("machines will go on from the state, without an image of QEMU", "reason", err)
+	if i.spec.OwnMemory { // what QEMU has in its memory from a boot is nothing for others
+		if err := i.saveImage(ctx, path+imageSuffix); err != nil {
+			i.log.Info("machines will go on from the state, without an image of QEMU", "reason", err)
+		}
 	}
 	if err := i.migrate(ctx, f, "migrate"); err != nil {
 		return err

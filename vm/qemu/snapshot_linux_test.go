@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -48,7 +49,16 @@ func savedMachine(t *testing.T, spec vm.Spec) vm.Spec {
 	require.Equal(t, "all of it", ask(t, first, "remember all of it"))
 	require.NoError(t, first.Snapshot(testContext(t), state))
 	require.NoError(t, first.Close())
-	spec.State = state
+	if runtime.GOARCH != "amd64" {
+		spec.State = state
+		return spec
+	}
+	spec.State, spec.OwnMemory = state, true
+	second := startT(t, spec)
+	require.Equal(t, "all of it", ask(t, second, "recall"))
+	spec.State, spec.OwnMemory = filepath.Join(dir, "state-2"), false
+	require.NoError(t, second.Snapshot(testContext(t), spec.State))
+	require.NoError(t, second.Close())
 	return spec
 }
 
