@@ -35,8 +35,9 @@ func Main(stderr *os.File) error {
 }
 
 // Init tells whether the program was executed, with these arguments, as something else than the agent: as the init of a
-// container, which has run the container's command then, or as the command of a rehearsal. If so code is to exit with.
-func Init(args []string) (code int, is bool) {
+// container, which has run the container's command then, or as the command of a rehearsal, which uses the streams. If so code
+// is to exit with.
+func Init(args []string, stdin, stdout, stderr *os.File) (code int, is bool) {
 	if len(args) == 0 {
 		return 0, false
 	}
@@ -44,7 +45,7 @@ func Init(args []string) (code int, is bool) {
 	case box.InitName:
 		return box.Init(args), true
 	case api.RehearsalCommand:
-		return rehearsal(), true
+		return rehearsal(stdin, stdout, stderr), true
 	}
 	return 0, false
 }

@@ -11,4 +11,4 @@ import (
 func Main(*os.File) error { return errors.ErrUnsupported }
 
 // Init tells whether the program is the init of a container. It is not, but on Linux.
-func Init([]string) (code int, is bool) { return 0, false }
+func Init(_ []string, _, _, _ *os.File) (code int, is bool) { return 0, false }

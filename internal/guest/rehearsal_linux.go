@@ -10,23 +10,27 @@ import (
 )
 
 // rehearsal is the command of a container in a machine that is about to be saved: it has the kernel do, in every part of it that
-// programs use soon after their start, what a machine that goes on from there would have to do for the first time. It returns the code to exit with.
-func rehearsal() int {
-	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
-		return complain(err)
+// programs use soon after their start, what a machine that goes on from there would have to do for the first time. It reads
+// stdin to its end, says on stdout that all is well, or on stderr what is not, and returns the code to exit with.
+func rehearsal(stdin io.Reader, stdout, stderr io.Writer) int {
+	if err := rehearse(stdin, stdout); err != nil {
+		fmt.Fprintln(stderr, err)
+		return 1
 	}
-	for _, part := range []func() error{useFiles, useProcesses, useNetwork} {
-		if err := part(); err != nil {
-			return complain(err)
-		}
-	}
-	fmt.Println("ok")
 	return 0
 }
 
-func complain(err error) int {
-	fmt.Fprintln(os.Stderr, err)
-	return 1
+func rehearse(stdin io.Reader, stdout io.Writer) error {
+	if _, err := io.Copy(io.Discard, stdin); err != nil {
+		return err
+	}
+	for _, part := range []func() error{useFiles, useProcesses, useNetwork} {
+		if err := part(); err != nil {
+			return err
+		}
+	}
+	_, err := fmt.Fprintln(stdout, "ok")
+	return err
 }
 
 // useFiles reads what is there, and makes, writes, renames and removes files.

@@ -235,7 +235,7 @@ func describeTree(t *testing.T, root string) map[string]string {
 		if d.IsDir() {
 			st.Nlink = 0 // what it is depends on the host's file system
 		}
-		desc := describeInode(st.Mode, st.Uid, st.Gid, st.Nlink, unix.Major(st.Rdev), unix.Minor(st.Rdev), time.Unix(st.Mtim.Unix()))
+		desc := describeInode(st.Mode, st.Uid, st.Gid, uint64(st.Nlink), unix.Major(st.Rdev), unix.Minor(st.Rdev), time.Unix(st.Mtim.Unix()))
 		switch st.Mode & unix.S_IFMT {
 		case unix.S_IFREG:
 			data, err := os.ReadFile(path)

@@ -10,7 +10,7 @@ import (
 )
 
 func main() {
-	if code, is := guest.Init(os.Args); is {
+	if code, is := guest.Init(os.Args, os.Stdin, os.Stdout, os.Stderr); is {
 		os.Exit(code)
 	}
 	// Main returns when something fatal has happened. When the first process ends, the kernel panics and the host notices.
