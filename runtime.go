@@ -187,7 +187,7 @@ func (r *Runtime) startMachine(ctx context.Context, s machines.Spec, dir *machin
 	}
 	m, err := machine.Start(ctx, machine.Config{
 		Name: s.Name, Forkable: s.Forkable, ReturnMemory: s.Returns, Aliases: s.Aliases,
-		Dir: dir, DiskSize: s.Disk, DiskWanted: wanted, Known: known, Volumes: r.volumes.IDs,
+		Dir: dir, DiskSize: s.Disk, Wanted: wanted, Known: known, Volumes: r.volumes.IDs,
 		Driver: r.cfg.driver(), RunDir: run, SharedDir: r.cfg.VM.SharedDir, Boot: r.cfg.bootConfig(),
 		CPUs: s.CPUs, Memory: s.Memory,
 		Accelerator: r.cfg.VM.Accelerator, Transport: r.cfg.VM.Transport,

@@ -58,7 +58,7 @@ func (m *Machine) configure(ctx context.Context) error {
 	req := api.ConfigureRequest{Time: time.Now(), Hostname: m.cfg.Name}
 	if m.HasDisk() && !m.cfg.diskUsed {
 		req.DataDisk = m.Serial(dataDiskID)
-		req.DiskLater = req.DataDisk != dataDiskID && !m.diskWanted()
+		req.DiskLater = req.DataDisk != dataDiskID && !m.cfg.wanted()
 		if m.cfg.Known != nil {
 			req.Known = m.cfg.known()
 			if m.cfg.Volumes != nil {
@@ -90,9 +90,9 @@ func (m *Machine) UseDisk(ctx context.Context) error {
 
 // expectDisk begins what UseDisk does where somebody waits for the machine who will need the disk. They are told of errors.
 func (m *Machine) expectDisk() {
-	if m.HasDisk() && m.diskWanted() {
+	if m.HasDisk() && m.cfg.wanted() {
 		_, _ = m.beginAttach(m.cfg.dataDisk)
 	}
 }
 
-func (m *Machine) diskWanted() bool { return m.cfg.DiskWanted != nil && m.cfg.DiskWanted() }
+func (cfg *Config) wanted() bool { return cfg.Wanted != nil && cfg.Wanted() }

@@ -111,7 +111,7 @@ func TestDataDiskGoesInWhenItCan(t *testing.T) {
 			if r.cfg.Driver = s; !tt.later {
 				r.cfg.Driver = readOnlyLater{r.fake}
 			}
-			r.cfg.DiskWanted = func() bool { return tt.wanted }
+			r.cfg.Wanted = func() bool { return tt.wanted }
 			m := r.launch(t)
 			inst := r.fake.Started()[0]
 			require.Equal(t, tt.later, len(inst.Spec().Disks) == 0)
@@ -136,7 +136,7 @@ func TestDataDiskGoesInWhenItCan(t *testing.T) {
 // TestMachineWithoutADisk has none to use.
 func TestMachineWithoutADisk(t *testing.T) {
 	r := newRig(t)
-	r.cfg.DiskWanted = func() bool { return true }
+	r.cfg.Wanted = func() bool { return true }
 	path := r.cfg.dataDisk.Path
 	r.cfg.dataDisk = vm.Disk{}
 	m, err := launch(t.Context(), r.cfg, r.cfg.spec(&boot.Assets{Arch: "amd64", Kernel: path}))

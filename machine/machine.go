@@ -58,9 +58,9 @@ type Config struct {
 	// DiskCache is a directory for what data disks are made from; many machines and processes may share it. "" is the
 	// directory disks in that of Boot.
 	DiskCache string
-	// DiskWanted tells, when the machine is about to be there, whether somebody waits for it who needs its data disk: it is
-	// attached meanwhile. nil is nobody; the disk comes with UseDisk.
-	DiskWanted func() bool
+	// Wanted tells whether somebody waits for the machine who has work for it: the data disk is attached beside the last steps
+	// of the start then, and there is memory at hand, see vm.Spec.Eager. nil is nobody; the disk comes with UseDisk.
+	Wanted func() bool
 	// Known returns, at the start, the ids of the containers that there are: what others have left on the data disk is
 	// deleted when it is first used. nil deletes nothing.
 	Known func() []string

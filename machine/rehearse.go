@@ -13,7 +13,6 @@ import (
 
 	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
 
-	"github.com/arcboxlabs/arcbox-go/agent"
 	"github.com/arcboxlabs/arcbox-go/agent/api"
 	"github.com/arcboxlabs/arcbox-go/internal/disk"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
@@ -103,6 +102,14 @@ func (r *rehearsal) remove() error {
 
 // run has a machine do all of it. The disks stay in their bays.
 func (r *rehearsal) run(ctx context.Context, inst vm.Instance) error {
+	if err := r.greet(ctx, inst); err != nil {
+		return err
+	}
+	return r.work(ctx, inst)
+}
+
+// greet does what is done with every machine that goes on.
+func (r *rehearsal) greet(ctx context.Context, inst vm.Instance) error {
 	guest := newAgent(inst, nil)
 	if _, err := guest.Ping(ctx); err != nil {
 		return err
@@ -124,13 +131,8 @@ func (r *rehearsal) run(ctx context.Context, inst vm.Instance) error {
 	}
 	listening, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if _, err := guest.Events(listening); err != nil {
-		return err
-	}
-	if r.layer == nil {
-		return nil
-	}
-	return r.container(ctx, guest)
+	_, err := guest.Events(listening)
+	return err
 }
 
 // leave lets the guest be as if there had been no rehearsal, and takes the disks out.
@@ -148,9 +150,13 @@ func (r *rehearsal) leave(ctx context.Context, inst vm.Instance) error {
 
 const rehearsalName = "rehearsal"
 
-// container runs a container from its creation to its removal, and a command in it. It is as most are: with a network of
+// work runs a container from its creation to its removal, and a command in it. It is as most are: with a network of
 // which nobody is at the other end, and a filter of system calls.
-func (r *rehearsal) container(ctx context.Context, guest *agent.Client) error {
+func (r *rehearsal) work(ctx context.Context, inst vm.Instance) error {
+	if r.layer == nil {
+		return nil
+	}
+	guest := newAgent(inst, nil)
 	filter, err := seccomp.Default(r.arch, nil)
 	if err != nil {
 		return err

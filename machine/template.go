@@ -52,7 +52,7 @@ func (t *template) start(ctx context.Context) (*Machine, error) {
 	err := boot.Template(ctx, t.cfg.Boot, t.key, t.make, func(dir string) (err error) {
 		spec := t.spec
 		spec.MemoryFile, spec.State = filepath.Join(dir, memoryFile), filepath.Join(dir, stateFile)
-		spec.Disks = t.cfg.inBays()
+		spec.Disks, spec.Eager = t.cfg.inBays(), t.cfg.wanted()
 		m, err = launch(ctx, t.cfg, spec)
 		useless = err != nil && ctx.Err() == nil
 		return err
@@ -169,11 +169,16 @@ func (t *template) try(ctx context.Context, spec vm.Spec, r *rehearsal) error {
 	if !ok {
 		return nil
 	}
-	if err := r.run(ctx, inst); err != nil {
-		return explain(inst, err)
-	}
-	if err := l.Learn(ctx); err != nil && !errors.Is(err, errs.ErrUnsupported) {
-		return err
+	for _, part := range []struct {
+		do    func(context.Context, vm.Instance) error
+		eager bool
+	}{{r.greet, false}, {r.work, true}} {
+		if err := part.do(ctx, inst); err != nil {
+			return explain(inst, err)
+		}
+		if err := l.Learn(ctx, part.eager); err != nil && !errors.Is(err, errs.ErrUnsupported) {
+			return err
+		}
 	}
 	return nil
 }

@@ -21,6 +21,7 @@ type saver struct {
 	saved   atomic.Int32
 	resumed atomic.Int32
 	learned atomic.Int32
+	eager   atomic.Int32
 }
 
 func (d *saver) Shape(vm.Spec) (string, error) { return "shape", nil }
@@ -57,8 +58,11 @@ func (i saverInstance) Snapshot(_ context.Context, path string) error {
 	return os.WriteFile(path, nil, 0o600)
 }
 
-func (i saverInstance) Learn(context.Context) error {
+func (i saverInstance) Learn(_ context.Context, eager bool) error {
 	i.d.learned.Add(1)
+	if eager {
+		i.d.eager.Add(1)
+	}
 	return nil
 }
 
@@ -74,7 +78,8 @@ func TestTemplateIsMadeTriedAndRenewed(t *testing.T) {
 	counts := func(made, started int) {
 		t.Helper()
 		require.EqualValues(t, 2*made, d.saved.Load(), "after the boot and after the rehearsal")
-		require.EqualValues(t, made, d.learned.Load())
+		require.EqualValues(t, 2*made, d.learned.Load())
+		require.EqualValues(t, made, d.eager.Load(), "the machine has had work then")
 		require.EqualValues(t, 2*made+started, d.resumed.Load())
 		require.EqualValues(t, 2*2*made, ran.Load(), "two rehearsals for each, with a container and a command in it")
 	}

@@ -109,9 +109,10 @@ type Snapshotter interface {
 // Learner is an Instance that has gone on from a state and can say what machines do that go on from there.
 type Learner interface {
 	// Learn notes beside the state what memory this machine has used since it went on, so that those which go on from now
-	// have it at hand. It is written when the machine has ended, and none may be going on from the state then. A second call replaces the
-	// first. Where machines do not go on faster for it, Learn is ErrUnsupported.
-	Learn(ctx context.Context) error
+	// have it from the start: those with Spec.Eager where eager is true, else those without. It is written when the machine has ended,
+	// and none may be going on from the state then. A second call with the same eager replaces the first. Where machines do not go on faster for
+	// it, Learn is ErrUnsupported.
+	Learn(ctx context.Context, eager bool) error
 }
 
 // Imager is a Driver that saves itself with a machine where it can, in an image beside the state, so that machines go on from
@@ -188,10 +189,13 @@ type Spec struct {
 	MemoryFile string
 	// State is a file that Snapshotter.Snapshot has written. The machine goes on from there, with the memory in MemoryFile,
 	// of which it sees a private copy: it never changes the file, and shares with others what it does not write. All else
-	// in the Spec but Name, Console, Forkable, OwnMemory and Disks must be as it was in the machine that was saved; Disks must be
+	// in the Spec but Name, Console, Forkable, Eager, OwnMemory and Disks must be as it was in the machine that was saved; Disks must be
 	// those that the saved machine had, or copies, with their slots. What is in bays may be what it likes, as far as the
 	// guest has not looked. "" boots.
 	State string
+	// Eager says that a machine which goes on from State will have work at once: where something has learned what memory
+	// such machines use, see Learner, it begins with that. It is there a little later, and sooner done.
+	Eager bool
 	// OwnMemory says that nobody else goes on from MemoryFile: the machine goes on from State and writes to the file, as one
 	// that has booted does, and can be saved by Snapshot in turn.
 	OwnMemory bool

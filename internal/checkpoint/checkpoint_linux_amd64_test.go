@@ -160,7 +160,7 @@ func (f files) save(t testing.TB, h *helper) string {
 }
 
 // goOn starts a process that goes on from an image.
-func (f files) goOn(t testing.TB, image, name string, private bool) *helper {
+func (f files) goOn(t testing.TB, image, name string, mode Mode) *helper {
 	t.Helper()
 	program, err := os.Open(image)
 	require.NoError(t, err)
@@ -169,7 +169,7 @@ func (f files) goOn(t testing.TB, image, name string, private bool) *helper {
 	require.NoError(t, err)
 	defer memory.Close()
 	for {
-		h := start(t, image, Args(name, private), program, memory)
+		h := start(t, image, Args(name, mode), program, memory)
 		if _, err := io.WriteString(h.conn, "name\n"); err == nil {
 			if line, err := h.lines.ReadString('\n'); err == nil {
 				require.Equal(t, name, strings.TrimSpace(line))
@@ -210,7 +210,7 @@ func TestProcessesGoOn(t *testing.T) {
 	for n := range 3 {
 		wg.Go(func() {
 			name := fmt.Sprint("child", n)
-			h := f.goOn(t, image, name, true)
+			h := f.goOn(t, image, name, Mode{})
 			require.Equal(t, "all of it", h.ask(t, "recall"))
 			require.Equal(t, "before", h.ask(t, "peek"))
 			require.Equal(t, "ok", h.ask(t, "poke "+name))
@@ -224,7 +224,7 @@ func TestProcessesGoOn(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "before", string(b[:6]), "a private memory changes no file")
 
-	h = f.goOn(t, image, "shared", false)
+	h = f.goOn(t, image, "shared", Mode{Shared: true})
 	h.check(t)
 	require.Equal(t, "ok", h.ask(t, "poke after"))
 	b, err = os.ReadFile(f.memory)
@@ -239,7 +239,7 @@ func TestProcessThatHasGoneOnIsSaved(t *testing.T) {
 	for range 3 {
 		image := f.save(t, h)
 		h.kill(t)
-		h = f.goOn(t, image, "next", false)
+		h = f.goOn(t, image, "next", Mode{Shared: true})
 		require.Equal(t, "all of it", h.ask(t, "recall"))
 		h.check(t)
 		require.Equal(t, "ok", h.ask(t, "remember all of it"))
@@ -263,26 +263,33 @@ func TestPreload(t *testing.T) {
 		}
 		return pages
 	}
-	h = f.goOn(t, image, "first", true)
+	h = f.goOn(t, image, "first", Mode{})
 	fresh := count(h)
 	require.Less(t, fresh, uint64(bigPages))
 	require.Equal(t, "ok", h.ask(t, "touch"))
 	used, err := Look(h.cmd.Process.Pid)
 	require.NoError(t, err)
 	require.Greater(t, count(h), uint64(bigPages))
-	require.ErrorIs(t, Preload(image, used), unix.ETXTBSY)
+	require.ErrorIs(t, Preload(image, used, used), unix.ETXTBSY)
 	h.kill(t)
 
-	require.NoError(t, Preload(image, used))
-	h = f.goOn(t, image, "second", true)
-	require.Greater(t, count(h), uint64(bigPages), "it has from the start what the first one has written")
-	h.check(t)
-	h.kill(t)
-
-	require.NoError(t, Preload(image, Used{}))
-	h = f.goOn(t, image, "third", true)
-	require.Less(t, count(h), uint64(bigPages))
-	h.check(t)
+	for _, tc := range []struct {
+		name        string
+		lazy, eager Used
+		mode        Mode
+		has         bool // from the start what the first one has written
+	}{
+		{"lazy", used, Used{}, Mode{}, true},
+		{"lazy without", Used{}, used, Mode{}, false},
+		{"eager", Used{}, used, Mode{Eager: true}, true},
+		{"eager without", used, Used{}, Mode{Eager: true}, false},
+	} {
+		require.NoError(t, Preload(image, tc.lazy, tc.eager))
+		h = f.goOn(t, image, tc.name, tc.mode)
+		require.Equal(t, tc.has, count(h) > bigPages, tc.name)
+		h.check(t)
+		h.kill(t)
+	}
 }
 
 func TestFilter(t *testing.T) {
@@ -299,7 +306,7 @@ func TestFilter(t *testing.T) {
 	image := filepath.Join(t.TempDir(), "image")
 	require.NoError(t, Save(testContext(t), h.cmd.Process.Pid, image, Spec{Given: given, Memory: f.memory, Filter: filter}))
 	require.Equal(t, "<nil>", h.ask(t, "socket"))
-	h = f.goOn(t, image, "confined", true)
+	h = f.goOn(t, image, "confined", Mode{})
 	require.Equal(t, "permission denied", h.ask(t, "socket"))
 	require.Equal(t, "true", h.ask(t, "threads"))
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", h.cmd.Process.Pid))
@@ -357,7 +364,7 @@ func TestDescriptorsAreOpenedAgain(t *testing.T) {
 	}
 	before := list(h)
 	image := f.save(t, h)
-	require.Equal(t, before, list(f.goOn(t, image, "again", true)))
+	require.Equal(t, before, list(f.goOn(t, image, "again", Mode{})))
 }
 
 func TestBusyProcessIsNotSaved(t *testing.T) {

@@ -39,15 +39,32 @@ type Spec struct {
 	Filter []byte
 }
 
+// Mode says how a process goes on. The zero value maps its memory privately.
+type Mode struct {
+	// Shared maps the file of its memory shared; the file must be open for writing too then.
+	Shared bool
+	// Eager has it begin with more of the memory that others have used: see Preload.
+	Eager bool
+}
+
 // Args returns the arguments, after the image's path, of a process that goes on. The name, of up to 15 bytes, is that of its
 // threads. Its descriptors are those that Spec.Given counts, then the image, then the file of its memory where Spec has one.
-// That is mapped privately, or shared where private is false: then it must be open for writing too.
-func Args(name string, private bool) []string {
-	if private {
-		return []string{name}
+func Args(name string, m Mode) []string {
+	mode := '0'
+	if m.Shared {
+		mode |= modeShared
 	}
-	return []string{name, "shared"}
+	if m.Eager {
+		mode |= modeEager
+	}
+	return []string{name, string(mode)}
 }
+
+// The bits of a mode, as the loader knows it.
+const (
+	modeShared = 1
+	modeEager  = 2
+)
 
 // Collision is the exit status of a process that did not go on because the kernel had put something of its own where memory
 // of the image belongs. The kernel does so at random, so the next one will succeed. Every other process that does not go on has the number of an error of the system as its

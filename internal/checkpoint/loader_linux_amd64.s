@@ -10,11 +10,16 @@ TEXT ·loaderCode(SB), NOSPLIT, $0-8
 // loader runs the steps of a script, of which BX points to the first, as the first and only code of a new process. It is
 // copied into the image, uses no stack, and ends with four UNDEF, by which its end is found.
 //
-// R12 is argc, R13 argv, R14 the address of the new process's vDSO, R15 what a step has saved.
+// R12 is the mode, R13 argv, R14 the address of the new process's vDSO, R15 what a step has saved.
 TEXT loader<>(SB), NOSPLIT|NOFRAME, $0-0
-	MOVQ 0(SP), R12
+	MOVQ 0(SP), CX
 	LEAQ 8(SP), R13
-	LEAQ 8(R13)(R12*8), CX
+	MOVQ $-22, DX // EINVAL
+	CMPQ CX, $3   // the path, the name and the mode
+	JNE  fail
+	MOVQ 16(R13), R12
+	MOVBQZX (R12), R12
+	LEAQ 8(R13)(CX*8), CX
 environment:
 	MOVQ (CX), AX
 	ADDQ $8, CX
@@ -34,16 +39,21 @@ found:
 
 step:
 	MOVQ step_flags(BX), BP
-	TESTQ $const_ifAlone, BP
-	JEQ  always
-	CMPQ R12, $2
-	JNE  next
-always:
-	TESTQ $const_unlessAlone, BP
-	JEQ  load
-	CMPQ R12, $2
+	TESTQ $const_ifShared, BP
+	JEQ  private
+	TESTQ $const_modeShared, R12
 	JEQ  next
-load:
+private:
+	TESTQ $const_unlessShared, BP
+	JEQ  eager
+	TESTQ $const_modeShared, R12
+	JNE  next
+eager:
+	TESTQ $const_ifEager, BP
+	JEQ  jump
+	TESTQ $const_modeEager, R12
+	JEQ  next
+jump:
 	TESTQ $const_jumps, BP
 	JEQ  arguments
 	MOVQ step_child(BX), BX

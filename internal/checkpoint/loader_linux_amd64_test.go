@@ -14,7 +14,7 @@ import (
 )
 
 // execute runs a script, and returns what it has written and how it has ended.
-func execute(t *testing.T, s *script, args ...string) (out string, status int) {
+func execute(t *testing.T, s *script, mode Mode) (out string, status int) {
 	t.Helper()
 	code, err := loaderText()
 	require.NoError(t, err)
@@ -24,7 +24,7 @@ func execute(t *testing.T, s *script, args ...string) (out string, status int) {
 	path := filepath.Join(t.TempDir(), "program")
 	require.NoError(t, os.WriteFile(path, b, 0o700))
 	var text bytes.Buffer
-	cmd := exec.Command(path, args...)
+	cmd := exec.Command(path, Args("a name that is too long", mode)...)
 	cmd.Stdout, cmd.Env = &text, []string{"A=1", "B=2"}
 	err = cmd.Run()
 	if _, ok := err.(*exec.ExitError); !ok {
@@ -46,24 +46,26 @@ func TestLoaderRunsSteps(t *testing.T) {
 	s := newScript()
 	s.say(0, "one ")
 	room := s.leave(3)
-	s.say(ifAlone, "alone ")
-	s.say(unlessAlone, "with more ")
+	s.say(unlessShared, "private ")
+	s.say(ifShared, "shared ")
+	s.say(ifEager, "eager ")
 	s.add(mayFail, unix.SYS_CLOSE, 99)
 	s.add(saves, unix.SYS_DUP, 1)
 	s.add(savedFirst, unix.SYS_WRITE, 0, s.text("dup"), 3)
 	s.exit(5)
-	out, status := execute(t, s, "name")
-	require.Equal(t, "one alone dup", out)
-	require.Equal(t, 5, status)
-	out, status = execute(t, s, "name", "more")
-	require.Equal(t, "one with more dup", out)
-	require.Equal(t, 5, status)
+	for want, mode := range map[string]Mode{
+		"one private dup": {}, "one shared dup": {Shared: true}, "one private eager dup": {Eager: true}, "one shared eager dup": {Shared: true, Eager: true},
+	} {
+		out, status := execute(t, s, mode)
+		require.Equal(t, want, out)
+		require.Equal(t, 5, status)
+	}
 
 	at := s.text("in the room ")
 	s.steps[room] = step{nr: unix.SYS_WRITE, args: [6]uint64{1, at, 12}}
 	s.steps[room+1] = step{flags: jumps, child: uint64(room + 3)}
-	out, _ = execute(t, s, "name")
-	require.Equal(t, "one in the room alone dup", out)
+	out, _ := execute(t, s, Mode{})
+	require.Equal(t, "one in the room private dup", out)
 }
 
 func TestLoaderMapsSavedFile(t *testing.T) {
@@ -75,7 +77,7 @@ func TestLoaderMapsSavedFile(t *testing.T) {
 	s.add(savedFifth, unix.SYS_MMAP, at, pageSize, unix.PROT_READ, unused|private)
 	s.add(0, unix.SYS_WRITE, 1, at, 7)
 	s.exit(0)
-	out, status := execute(t, s, "name")
+	out, status := execute(t, s, Mode{})
 	require.Equal(t, "content", out)
 	require.Zero(t, status)
 }
@@ -89,7 +91,7 @@ func TestLoaderNamesTheProcessAndStoresResults(t *testing.T) {
 	s.add(0, unix.SYS_GETUID).store = at + 16
 	s.add(0, unix.SYS_WRITE, 1, at, 20)
 	s.exit(0)
-	out, _ := execute(t, s, "a name that is too long")
+	out, _ := execute(t, s, Mode{})
 	uid := os.Getuid()
 	require.Equal(t, "a name that is \x00"+string([]byte{byte(uid), byte(uid >> 8), byte(uid >> 16), byte(uid >> 24)}), out)
 }
@@ -103,7 +105,7 @@ func TestLoaderMakesThreads(t *testing.T) {
 	s.steps = nil
 	s.add(forks, unix.SYS_CLONE, sharing)
 	s.add(mayFail, unix.SYS_PAUSE) // the thread ends the process
-	out, status := execute(t, s, "name")
+	out, status := execute(t, s, Mode{})
 	require.Equal(t, "first", out)
 	require.Equal(t, 3, status)
 }
@@ -125,7 +127,7 @@ func TestLoaderFails(t *testing.T) {
 			s.say(0, "x")
 			tc.add(s)
 			s.say(0, "y")
-			out, status := execute(t, s, "name")
+			out, status := execute(t, s, Mode{})
 			require.Equal(t, "x", out)
 			require.Equal(t, tc.want, status)
 		})
@@ -139,7 +141,7 @@ func TestLoaderIsTooLong(t *testing.T) {
 
 func FuzzTrailer(f *testing.F) {
 	var image memoryFile
-	require.NoError(f, (&trailer{Boot: "b", Files: []identity{{Path: "/x"}}, Writable: []Range{{0, pageSize}}, RoomSize: 1}).append(&image, 0))
+	require.NoError(f, (&trailer{Boot: "b", Files: []identity{{Path: "/x"}}, Writable: []Range{{0, pageSize}}, RoomSize: minRoom}).append(&image, 0))
 	f.Add([]byte(image))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		tr, err := readTrailer(bytes.NewReader(b), int64(len(b)))

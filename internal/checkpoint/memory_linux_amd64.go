@@ -81,8 +81,8 @@ func (s *script) spread(all []mapping, memory string, memoryFD uint64) error {
 			s.add(0, unix.SYS_MMAP, m.start, m.size(), 0, unused|private|unix.MAP_ANONYMOUS, maxFD)
 			s.add(ofVDSO, unix.SYS_MREMAP, m.start-vdso, m.size(), m.size(), unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, m.start)
 		case isMemory:
-			s.add(ifAlone, unix.SYS_MMAP, m.start, m.size(), m.prot(), unused|private, memoryFD, m.offset)
-			s.add(unlessAlone, unix.SYS_MMAP, m.start, m.size(), m.prot(), unused|unix.MAP_SHARED, memoryFD, m.offset)
+			s.add(unlessShared, unix.SYS_MMAP, m.start, m.size(), m.prot(), unused|private, memoryFD, m.offset)
+			s.add(ifShared, unix.SYS_MMAP, m.start, m.size(), m.prot(), unused|unix.MAP_SHARED, memoryFD, m.offset)
 		case !m.file():
 			s.add(0, unix.SYS_MMAP, m.start, m.size(), m.prot(), unused|private|unix.MAP_ANONYMOUS, maxFD)
 		default:

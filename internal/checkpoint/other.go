@@ -25,6 +25,6 @@ func Look(int) (Used, error) {
 }
 
 // Preload returns ErrUnsupported.
-func Preload(path string, _ Used) error {
+func Preload(path string, _, _ Used) error {
 	return fmt.Errorf("preload memory in %s: %w on this system", path, errs.ErrUnsupported)
 }

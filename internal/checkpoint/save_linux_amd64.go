@@ -233,7 +233,7 @@ func (p *process) script(spec Spec, begin int64) (s *script, room int, err error
 const (
 	maxFD     = 1<<32 - 1
 	maxScript = 16 << 20 // bytes
-	roomSize  = 4096     // steps
+	roomSize  = 8192     // steps
 )
 
 // confine adds the steps that install seccomp filters, which threads that are made later have too: the package's own, and

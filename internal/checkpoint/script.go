@@ -20,17 +20,18 @@ const stepSize = 10 * 8 // bytes
 
 // Flags of a step.
 const (
-	ifAlone     = 1 << iota // the step is for a program whose only argument is a name
-	unlessAlone             // the step is for a program with more arguments
-	ofVDSO                  // the first argument is an offset from the vDSO
-	saves                   // the result is saved
-	savedFirst              // the first argument is what was saved
-	savedFifth              // the fifth argument is what was saved
-	named                   // the second argument is the name
-	forks                   // what was made goes on with the steps at child
-	resumes                 // the stack is at the first argument before the call
-	mayFail                 // an error is no reason to end
-	jumps                   // no call is made: the next step is at child
+	ifShared     = 1 << iota // the step is for a process with Mode.Shared
+	unlessShared             // the step is for a process without
+	ifEager                  // the step is for a process with Mode.Eager
+	ofVDSO                   // the first argument is an offset from the vDSO
+	saves                    // the result is saved
+	savedFirst               // the first argument is what was saved
+	savedFifth               // the fifth argument is what was saved
+	named                    // the second argument is the name
+	forks                    // what was made goes on with the steps at child
+	resumes                  // the stack is at the first argument before the call
+	mayFail                  // an error is no reason to end
+	jumps                    // no call is made: the next step is at child
 )
 
 // The layout of the loader's segment.

@@ -35,8 +35,12 @@ type identity struct {
 const (
 	trailerMagic = "arcbox checkpoint 1"
 	maxTrailer   = 1 << 20 // bytes
+	minRoom      = 4       // steps
 	maxRoom      = 1 << 16 // steps
 )
+
+// step returns the address of a step of the room.
+func (t *trailer) step(index int) uint64 { return t.RoomAddr + uint64(index)*stepSize }
 
 // append adds the trailer to what is in the file up to end.
 func (t *trailer) append(f io.WriterAt, end int64) error {
@@ -68,7 +72,7 @@ func readTrailer(r io.ReaderAt, size int64) (*trailer, error) {
 	if err := json.Unmarshal(b, t); err != nil {
 		return nil, fmt.Errorf("%w: %w", errs.ErrCorrupt, err)
 	}
-	if t.RoomSize < 1 || t.RoomSize > maxRoom || t.RoomAt < 0 || t.RoomAt > size-int64(t.RoomSize)*stepSize {
+	if t.RoomSize < minRoom || t.RoomSize > maxRoom || t.RoomAt < 0 || t.RoomAt > size-int64(t.RoomSize)*stepSize {
 		return nil, fmt.Errorf("%w: its description is wrong", errs.ErrCorrupt)
 	}
 	return t, nil

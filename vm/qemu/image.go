@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"cmp"
 	"context"
 	_ "embed" // the filter of system calls
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/arcboxlabs/arcbox-go/internal/checkpoint"
@@ -115,7 +117,7 @@ func (d *Driver) resumeFrom(ctx context.Context, log *slog.Logger, image string,
 	if err != nil {
 		return nil, err
 	}
-	l.args = checkpoint.Args(c.spec.Name, l.memory == nil)
+	l.args = checkpoint.Args(c.spec.Name, checkpoint.Mode{Shared: l.memory != nil, Eager: c.spec.Eager})
 	if l.socks, err = newSockets(c.spec.NIC); err != nil {
 		if l.memory != nil {
 			l.memory.Close()
@@ -138,8 +140,18 @@ func (i *Instance) goOn(ctx context.Context, disks []vm.Disk) error {
 	return i.Resume(ctx)
 }
 
+// learned is what Learn has found of the memory that machines use, by whether they are eager.
+type learned [2]atomic.Pointer[checkpoint.Used]
+
+func (l *learned) of(eager bool) *atomic.Pointer[checkpoint.Used] {
+	if eager {
+		return &l[1]
+	}
+	return &l[0]
+}
+
 // Learn notes what memory the machine has used since it went on, for those that go on later. See vm.Learner.
-func (i *Instance) Learn(context.Context) error {
+func (i *Instance) Learn(_ context.Context, eager bool) error {
 	if i.image == "" {
 		return fmt.Errorf("learn from machine %s: %w: it has not gone on from an image", i.life.Name, errs.ErrUnsupported)
 	}
@@ -147,17 +159,18 @@ func (i *Instance) Learn(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("learn from machine %s: %w", i.life.Name, err)
 	}
-	i.touched.Store(&used)
+	i.learned.of(eager).Store(&used)
 	return nil
 }
 
-// noteTouched writes down what Learn has found. It can do so when QEMU has ended: nobody writes to a program that runs.
-func (i *Instance) noteTouched() {
-	used := i.touched.Load()
-	if used == nil {
+// noteLearned writes down what Learn has found. It can do so when QEMU has ended: nobody writes to a program that runs.
+func (i *Instance) noteLearned() {
+	lazy, eager := i.learned.of(false).Load(), i.learned.of(true).Load()
+	if lazy == nil && eager == nil {
 		return
 	}
-	if err := checkpoint.Preload(i.image, *used); err != nil {
+	none := &checkpoint.Used{}
+	if err := checkpoint.Preload(i.image, *cmp.Or(lazy, none), *cmp.Or(eager, none)); err != nil {
 		i.log.Warn("machines will go on without what this one has learned", "err", err)
 	}
 }

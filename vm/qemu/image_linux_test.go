@@ -91,7 +91,7 @@ func TestImageOfQEMU(t *testing.T) {
 		return kb
 	}
 	used := pages(i)
-	require.NoError(t, i.Learn(testContext(t)))
+	require.NoError(t, i.Learn(testContext(t), false))
 	require.NoError(t, i.Close())
 	next := resumed(t, spec)
 	require.Greater(t, pages(next), used/2, "it has the memory that the one before has used")
@@ -126,7 +126,7 @@ func TestForkOfAMachineFromAnImage(t *testing.T) {
 	child := startT(t, spec)
 	require.Empty(t, child.image)
 	require.Equal(t, "of the parent", ask(t, child, "recall"))
-	require.ErrorIs(t, child.Learn(testContext(t)), errs.ErrUnsupported)
+	require.ErrorIs(t, child.Learn(testContext(t), false), errs.ErrUnsupported)
 }
 
 // Memory that is given back would come again from an image.

@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/arcboxlabs/arcbox-go/internal/checkpoint"
 	"github.com/arcboxlabs/arcbox-go/internal/errs"
 	"github.com/arcboxlabs/arcbox-go/internal/vmlife"
 	"github.com/arcboxlabs/arcbox-go/vm"
@@ -40,8 +39,8 @@ type Instance struct {
 
 	vsockUp atomic.Bool // the guest has answered on AF_VSOCK
 
-	image   string                          // that QEMU has gone on from; "" is none
-	touched atomic.Pointer[checkpoint.Used] // what Learn has found; nil is nothing
+	image   string // that QEMU has gone on from; "" is none
+	learned learned
 
 	work vmlife.Group // goroutines that work for the machine
 
@@ -150,7 +149,7 @@ func (i *Instance) own() {
 	if i.memory != nil {
 		i.memory.Close()
 	}
-	i.noteTouched()
+	i.noteLearned()
 	i.life.End(i.cause())
 }
 
