@@ -123,7 +123,7 @@ func floorBoot(ctx context.Context, args []string) (time.Duration, error) {
 	return 0, errors.New("/init did not report")
 }
 
-// ready measures from the wish for a machine to its agent's answer.
+// ready measures from when there is all that a machine is started from to its agent's answers.
 func (b *suite) ready(mode arcbox.TemplateMode) (time.Duration, error) {
 	cfg := b.config()
 	cfg.VM.Template = mode
@@ -134,10 +134,10 @@ func (b *suite) ready(mode arcbox.TemplateMode) (time.Duration, error) {
 	defer rt.Close()
 	ctx, cancel := context.WithCancel(b.ctx)
 	defer cancel()
-	events := rt.Events(ctx, arcbox.EventsOptions{Kinds: []event.Kind{event.MachineStarting, event.MachineReady}})
-	if _, err := rt.CreateContainer(ctx, arcbox.ContainerSpec{Image: imageName}, arcbox.CreateOptions{}); err != nil {
+	events := rt.Events(ctx, arcbox.EventsOptions{Kinds: []event.Kind{event.MachineBooting, event.MachineReady}})
+	if err := rt.StartMachine(ctx, arcbox.DefaultMachine); err != nil {
 		return 0, err
 	}
-	starting, ready := <-events, <-events
-	return ready.Time.Sub(starting.Time), nil
+	booting, ready := <-events, <-events
+	return ready.Time.Sub(booting.Time), nil
 }

@@ -61,33 +61,47 @@ func (b *suite) withMachineOf(cfg arcbox.Config, fn func(*arcbox.Runtime) error)
 
 // firstRuns measures what a user of a short program waits for.
 func (b *suite) firstRuns() error {
-	exe, err := os.Executable()
-	if err != nil {
-		return err
-	}
 	var all []float64
 	for range b.rounds {
-		cmd := exec.CommandContext(b.ctx, exe, "-first-run", b.dir)
-		cmd.Stderr = os.Stderr
-		out, err := cmd.StdoutPipe()
+		output, _, err := b.firstRunTime()
 		if err != nil {
 			return err
 		}
-		began := time.Now()
-		if err := cmd.Start(); err != nil {
-			return err
-		}
-		_, rerr := out.Read(make([]byte, 1))
-		all = append(all, ms(time.Since(began)))
-		if err := cmd.Wait(); err != nil {
-			return err
-		}
-		if rerr != nil {
-			return fmt.Errorf("first run printed nothing: %w", rerr)
-		}
+		all = append(all, output)
 	}
 	report("first_run_ms", "ms", all)
 	return nil
+}
+
+// firstRunTime starts a program that runs a container in a machine of its own.
+func (b *suite) firstRunTime() (output, end float64, err error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return 0, 0, err
+	}
+	return outputTime(exec.CommandContext(b.ctx, exe, "-first-run", b.dir))
+}
+
+// outputTime executes a command, and returns the ms to its first output and to its end.
+func outputTime(cmd *exec.Cmd) (output, end float64, err error) {
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return 0, 0, err
+	}
+	began := time.Now()
+	if err := cmd.Start(); err != nil {
+		return 0, 0, err
+	}
+	_, rerr := out.Read(make([]byte, 1))
+	output = ms(time.Since(began))
+	if err := cmd.Wait(); err != nil {
+		return 0, 0, fmt.Errorf("%s: %w", cmd.Path, err)
+	}
+	if rerr != nil {
+		return 0, 0, fmt.Errorf("%s printed nothing: %w", cmd.Path, rerr)
+	}
+	return output, ms(time.Since(began)), nil
 }
 
 // firstRun is the program that firstRuns measures.

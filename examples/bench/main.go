@@ -2,7 +2,7 @@
 // nothing: machines differ, and are noisy. Compare values of one run with each other.
 //
 //	floor_boot_ms       QEMU alone with the same kernel, kernel command line, processor and accelerator: exec to /init's first line
-//	cold_boot_ms        Runtime wants a machine, to its agent's answer, with templates off
+//	cold_boot_ms        a machine without a container: exec of QEMU to its agent's answers, with templates off
 //	clone_boot_ms       the same with a template that is there
 //	container_start_ms  RunContainer of true in a running machine, from the call to the exit
 //	first_run_ms        a new process, image in the store: from its start to the container's first output, VM included (a clone)
@@ -37,8 +37,10 @@
 //	http_request_ms     one of them alone
 //	qemu_user_*         the same, in turn with it, through QEMU's own user network by a second interface of the same machine
 //	*_ratio             what arcbox has over that: more is better, but for http_request_ms
-//	docker_run_ms       with -docker: docker run of the same image with a running dockerd, network off, to its exit
-//	arcbox_run_ms       with -docker: the same by arcbox in a running machine, measured in turn with it
+//	docker_run_ms       with -docker: docker run --rm of the same image and command as first_run_ms, by a running dockerd, network off, to its end
+//	docker_run_output_ms  the same to its first output
+//	first_run_beside_docker_ms, first_run_docker_ratio  first_run_ms measured in turn with these, and what it is of docker_run_ms
+//	docker_run_true_ms, arcbox_run_true_ms  with -docker: true in a new container, by arcbox in a running machine, in turn
 //	docker_exec_ms, arcbox_exec_ms  with -docker: true in a running container, in turn
 package main
 
@@ -125,7 +127,11 @@ func (b *suite) config() arcbox.Config {
 // report prints the median.
 func report(name, unit string, values []float64) {
 	slices.Sort(values)
-	fmt.Printf("BENCH %s %.1f %s\n", name, values[len(values)/2], unit)
+	median, digits := values[len(values)/2], 1
+	if median < 10 {
+		digits = 2
+	}
+	fmt.Printf("BENCH %s %.*f %s\n", name, digits, median, unit)
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
