@@ -97,7 +97,9 @@ type VMConfig struct {
 	// QEMU is the path of the QEMU binary. "" looks for qemu-system-x86_64 or qemu-system-aarch64 in PATH.
 	QEMU string
 	// Template says how a machine comes to be. The zero value lets it go on from a machine of the same shape that has
-	// booted once and was saved in the boot cache, in a tenth of the time of a boot; the first one makes that. Where this
+	// booted once and was saved in the boot cache, in a twentieth of the time of a boot; the first one makes that, which
+	// takes some seconds and 200 MB of disk. With amd64 on Linux its QEMU is saved too and goes on under a filter of system
+	// calls, with its memory at the same addresses in all machines from one template: RATIONALE.md has what that means. Where this
 	// is not possible, as with hardware virtualisation for now, machines boot.
 	Template TemplateMode
 	// Console gets what the guest prints on its console, kernel messages included. Writes must not block for long. nil

@@ -58,7 +58,7 @@ func TestQEMUThatDiesAtOnce(t *testing.T) {
 func TestKernelPanic(t *testing.T) {
 	shared.get(t)
 	cfg := testConfig(t)
-	cfg.Boot.Dir = t.TempDir()
+	cfg.Boot.Dir, cfg.VM.DiskSize = t.TempDir(), 1<<30 // what a disk is made from has to be made too
 	assets, err := boot.Resolve(testContext(t), boot.Config{Dir: bootDir(t)})
 	require.NoError(t, err)
 	cfg.Boot.Kernel = assets.Kernel
