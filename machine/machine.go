@@ -168,6 +168,10 @@ func fromTemplate(ctx context.Context, cfg Config, assets *boot.Assets, spec vm.
 	return t.start(ctx)
 }
 
+// answerLimit is how long a guest may take to boot and to answer. The slowest ones, emulated and many at once, take a
+// minute: one that takes longer never will, and its caller may have set no limit.
+const answerLimit = 3 * time.Minute
+
 // launch starts a machine and returns it when its agent has answered.
 func launch(ctx context.Context, cfg Config, spec vm.Spec) (*Machine, error) {
 	began := time.Now()
@@ -193,7 +197,12 @@ func launch(ctx context.Context, cfg Config, spec vm.Spec) (*Machine, error) {
 		inst.Close()
 		return nil, fmt.Errorf("start machine %s: %w", cfg.Name, err)
 	}
-	if err := m.greet(ctx, spec.State != ""); err != nil {
+	greeting, cancel := context.WithTimeoutCause(ctx, answerLimit, fmt.Errorf("%w: the guest has not answered for %s", errs.ErrUnavailable, answerLimit))
+	defer cancel()
+	if err := m.greet(greeting, spec.State != ""); err != nil {
+		if ctx.Err() == nil && greeting.Err() != nil {
+			err = context.Cause(greeting)
+		}
 		m.cancel()
 		inst.Close()
 		m.wg.Wait()

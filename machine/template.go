@@ -96,9 +96,14 @@ func (t *template) lookAfter(ctx context.Context, state string) {
 	}
 }
 
+// makeLimit is how long it may take to make a template, in which a machine boots and two go on. Without one, machines boot.
+const makeLimit = 2 * answerLimit
+
 // make makes a template in dir: a machine that has booted, has rehearsed, and has come to rest.
 func (t *template) make(ctx context.Context, dir string) error {
 	began := time.Now()
+	ctx, cancel := context.WithTimeoutCause(ctx, makeLimit, fmt.Errorf("%w: a guest has not answered for %s", errs.ErrUnavailable, makeLimit))
+	defer cancel()
 	r, err := t.newRehearsal(ctx, dir)
 	if err != nil {
 		return fmt.Errorf("rehearse: %w", err)

@@ -91,8 +91,12 @@ func TestImageOfQEMU(t *testing.T) {
 		return kb
 	}
 	used := pages(i)
-	require.NoError(t, i.Learn(testContext(t), false))
+	require.NoError(t, i.Learn(testContext(t), true))
 	require.NoError(t, i.Close())
+	lazy := resumed(t, spec)
+	require.Less(t, pages(lazy), used/2)
+	require.NoError(t, lazy.Close())
+	spec.Eager = true
 	next := resumed(t, spec)
 	require.Greater(t, pages(next), used/2, "it has the memory that the one before has used")
 	require.Equal(t, "content", ask(t, next, "read "+vm.BaySerial(1)))
