@@ -21,7 +21,7 @@ const (
 	stateFile  = "state"
 )
 
-// template is a machine of one shape that has booted and was saved. Machines that go on from it are there in a tenth of
+// template is a machine of one shape that has booted and was saved. Machines that go on from it are there in a fraction of
 // the time of a boot, and share the memory that they do not write.
 type template struct {
 	cfg   Config
@@ -99,6 +99,9 @@ func (t *template) lookAfter(ctx context.Context, state string) {
 // makeLimit is how long it may take to make a template, in which a machine boots and two go on. Without one, machines boot.
 const makeLimit = 2 * answerLimit
 
+// tryLimit is how long one that has rehearsed may take for doing so again, for which it needs a second.
+const tryLimit = time.Minute
+
 // make makes a template in dir: a machine that has booted, has rehearsed, and has come to rest.
 func (t *template) make(ctx context.Context, dir string) error {
 	began := time.Now()
@@ -136,7 +139,14 @@ func (t *template) make(ctx context.Context, dir string) error {
 	}
 	spec.State, spec.OwnMemory = state, false
 	if err := t.try(ctx, spec, r); err != nil {
-		return fmt.Errorf("go on from the template: %w", err)
+		i, ok := t.cfg.Driver.(vm.Imager)
+		if !ok || ctx.Err() != nil || i.DropImage(state) != nil {
+			return fmt.Errorf("go on from the template: %w", err)
+		}
+		t.cfg.Logger.Warn("the template of a machine is without an image of its hypervisor", "reason", err)
+		if err := t.try(ctx, spec, r); err != nil {
+			return fmt.Errorf("go on from the template: %w", err)
+		}
 	}
 	if err := r.remove(); err != nil {
 		return err
@@ -165,6 +175,8 @@ func (t *template) save(ctx context.Context, spec vm.Spec, state string, prepare
 // try has a machine go on from what was saved and do the same once more, which shows that it can, and from which the driver
 // learns what such machines do.
 func (t *template) try(ctx context.Context, spec vm.Spec, r *rehearsal) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, tryLimit, fmt.Errorf("%w: the guest has not done its rehearsal for %s", errs.ErrUnavailable, tryLimit))
+	defer cancel()
 	inst, err := t.cfg.Driver.Start(ctx, spec)
 	if err != nil {
 		return err

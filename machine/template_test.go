@@ -22,10 +22,18 @@ type saver struct {
 	resumed atomic.Int32
 	learned atomic.Int32
 	eager   atomic.Int32
+	broken  atomic.Bool // machines do not go on from an image
 }
 
 func (d *saver) Shape(vm.Spec) (string, error) { return "shape", nil }
 func (d *saver) Stale(string) bool             { return d.stale }
+
+func (d *saver) DropImage(string) error {
+	if !d.broken.Swap(false) {
+		return errs.ErrNotFound
+	}
+	return nil
+}
 
 func (d *saver) Start(ctx context.Context, spec vm.Spec) (vm.Instance, error) {
 	if spec.State != "" {
@@ -59,6 +67,9 @@ func (i saverInstance) Snapshot(_ context.Context, path string) error {
 }
 
 func (i saverInstance) Learn(_ context.Context, eager bool) error {
+	if i.d.broken.Load() {
+		return errs.ErrUnavailable
+	}
 	i.d.learned.Add(1)
 	if eager {
 		i.d.eager.Add(1)
@@ -108,4 +119,16 @@ func TestTemplateIsMadeTriedAndRenewed(t *testing.T) {
 	counts(2, 2)
 	start()
 	counts(2, 3)
+}
+
+// A template whose image does not work has none.
+func TestTemplateWithoutAnImage(t *testing.T) {
+	tmpl, r, _ := newRehearsing(t, 0)
+	d := &saver{withBays: withBays{r.fake, false}}
+	d.broken.Store(true)
+	tmpl.cfg.Driver = d
+	tmpl.spec.Kernel, tmpl.spec.Bays = r.cfg.dataDisk.Path, (&Config{Driver: d, dataDisk: r.cfg.dataDisk}).bays()
+	require.NoError(t, tmpl.make(t.Context(), t.TempDir()))
+	require.False(t, d.broken.Load())
+	require.EqualValues(t, 2, d.learned.Load(), "the second try has gone well")
 }

@@ -122,6 +122,9 @@ type Imager interface {
 	// Stale tells that there is an image beside a state, and that it cannot be used any more: from a state that is saved
 	// now, machines would go on faster.
 	Stale(state string) bool
+	// DropImage removes the image beside a state, so that machines go on from the state alone. Where there is none it is
+	// ErrNotFound.
+	DropImage(state string) error
 }
 
 // Forker is an Instance that can be saved while it runs, and goes on. The machine must have been started with

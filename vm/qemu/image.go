@@ -175,6 +175,15 @@ func (i *Instance) noteLearned() {
 	}
 }
 
+// DropImage removes the image of QEMU beside a state. See vm.Imager.
+func (d *Driver) DropImage(state string) error {
+	err := os.Remove(state + imageSuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("image of QEMU beside %s: %w", state, errs.ErrNotFound)
+	}
+	return err
+}
+
 // Stale tells whether the image of QEMU beside a state cannot be used any more. See vm.Imager.
 func (d *Driver) Stale(state string) bool {
 	return errors.Is(checkpoint.Check(state+imageSuffix), errs.ErrUnsupported)

@@ -195,6 +195,8 @@ func TestImageThatDoesNotServe(t *testing.T) {
 			require.Equal(t, "all of it", ask(t, inst, "recall"))
 		})
 	}
-	require.NoError(t, os.Remove(image))
+	require.NoError(t, d.DropImage(spec.State))
+	require.NoFileExists(t, image)
+	require.ErrorIs(t, d.DropImage(spec.State), errs.ErrNotFound)
 	require.False(t, d.Stale(spec.State), "there is nothing to be renewed")
 }
