@@ -94,6 +94,9 @@ func (s *sandbox) CopyTo(ctx context.Context, req api.CopyToRequest, begin func(
 
 // Export implements engine.Filer.
 func (s *sandbox) Export(ctx context.Context, layer bool, begin func() (io.Writer, error)) error {
+	if err := s.prepared(ctx); err != nil {
+		return err
+	}
 	if !layer {
 		root, err := s.tree.open()
 		if err != nil {
@@ -117,6 +120,9 @@ func (s *sandbox) Export(ctx context.Context, layer bool, begin func() (io.Write
 
 // Diff implements engine.Filer.
 func (s *sandbox) Diff(ctx context.Context, after string) (rep api.DiffReply, err error) {
+	if err := s.prepared(ctx); err != nil {
+		return rep, err
+	}
 	err = s.withLayer(func(l files.Layer) error {
 		rep, err = l.Diff(ctx, after)
 		return err

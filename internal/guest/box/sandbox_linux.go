@@ -23,7 +23,8 @@ const codeStage = 128
 // sandbox is one container.
 //
 // Two pipes lead to its process while it prepares itself: start, from which it reads one byte before it executes its
-// command, and report, to which it writes which of its steps failed. Its end of report closes when it executes, or ends.
+// command, and report, to which it writes a byte when it is ready for that, and which of its steps failed. Its end of report
+// closes when it executes, or ends.
 type sandbox struct {
 	box     *Box
 	id      string
@@ -38,6 +39,7 @@ type sandbox struct {
 	child   *proc.Child
 	start   *os.File
 	report  *os.File
+	ready   func() []byte // waits until the process is ready or has failed, and returns the first byte of report, if any
 
 	joining sync.RWMutex // held for reading while an exec is forked
 	removed bool         // no exec is forked any more; under joining
@@ -67,6 +69,11 @@ func (s *sandbox) fork(st *stage, files *descriptors) error {
 		return fmt.Errorf("open report pipe: %w", err)
 	}
 	s.report = os.NewFile(uintptr(reportR), "report")
+	s.ready = sync.OnceValue(func() []byte {
+		b := make([]byte, 1)
+		n, _ := s.report.Read(b) // what else is wrong shows in its exit
+		return b[:n]
+	})
 	st.start, st.report = startR, reportW
 	st.stdin, st.stdout, st.stderr = s.ends.child[0], s.ends.child[1], s.ends.child[2]
 	s.program, s.code = st.program(), codeStage
@@ -109,12 +116,16 @@ func (s *sandbox) Start(ctx context.Context) (int, error) {
 	if startErr != nil {
 		_ = s.cgroup.kill() // it is ending already: its report or its exit tells why
 	}
+	first := s.ready()
 	b, err := io.ReadAll(io.LimitReader(s.report, 64))
 	if err != nil {
 		_ = s.cgroup.kill()
 		return 0, fmt.Errorf("start the process: %w", err)
 	}
 	s.program.Close()
+	if b = append(first, b...); len(b)%2 == 1 {
+		b = b[1:] // it was ready: what tells of a failure has 8 bytes
+	}
 	err = s.program.Decode(b)
 	var f *proc.Failure
 	switch {
@@ -132,6 +143,21 @@ func (s *sandbox) Start(ctx context.Context) (int, error) {
 		return 0, fmt.Errorf("%w: %w", errs.ErrInvalid, f)
 	}
 	return 0, fmt.Errorf("prepare the container: %w", err)
+}
+
+// prepared waits until the process has made what is its to make in the container's root, or has failed to.
+func (s *sandbox) prepared(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.ready()
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // isUserError tells whether a step failed because of what the request or the image says.

@@ -99,6 +99,7 @@ func (s *stage) program() *proc.Program {
 		late = append(late, s.exe)
 	}
 	s.become(p, late...)
+	p.Call("report", unix.SYS_WRITE, uintptr(s.report), p.Bytes(make([]byte, 1)), 1).Want(1)
 	p.Call("wait for start", unix.SYS_READ, uintptr(s.start), p.Bytes(make([]byte, 1)), 1).Want(1)
 	if s.exe >= 0 {
 		s.initCommand(p)

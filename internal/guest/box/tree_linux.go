@@ -127,7 +127,7 @@ func (t *tree) unmount() {
 	t.view = -1
 }
 
-// view opens the root that the container sees: of a running one with all its mounts, of another one with its volumes. The
+// view opens the root that the container sees: of a running one with all its mounts, of another one with its volumes, when its process has made their places. The
 // caller calls done when it has let go of it.
 func (s *sandbox) view(ctx context.Context) (fd int, done func(), err error) {
 	s.mu.Lock()
@@ -145,6 +145,9 @@ func (s *sandbox) view(ctx context.Context) (fd int, done func(), err error) {
 				return fd, func() { unix.Close(fd) }, nil
 			}
 		}
+	}
+	if err := s.prepared(ctx); err != nil {
+		return -1, nil, err
 	}
 	if len(s.volumes) == 0 && !s.tree.readOnly {
 		fd, err := s.tree.open()
