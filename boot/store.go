@@ -100,16 +100,28 @@ func (s *store) lock(ctx context.Context, name string, exclusive bool) (func(), 
 // find returns an entry that is there and undamaged, without building it. A missing one is ErrNotFound, a damaged one
 // ErrCorrupt.
 func (s *store) find(ctx context.Context, kind, key string) (*entry, error) {
+	var found *entry
+	err := s.look(ctx, kind, key, func(e *entry) error {
+		e.mark(time.Now())
+		found = e
+		return nil
+	})
+	return found, err
+}
+
+// look calls do with an entry that is there and undamaged, which stays as it is until do returns. A missing one is
+// ErrNotFound, a damaged one ErrCorrupt.
+func (s *store) look(ctx context.Context, kind, key string, do func(*entry) error) error {
 	unlock, err := s.lock(ctx, kind+"-"+key, false)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer unlock()
 	e, err := s.open(kind, key)
-	if err == nil {
-		e.mark(time.Now())
+	if err != nil {
+		return err
 	}
-	return e, err
+	return do(e)
 }
 
 // buildFunc fills dir, which is empty, and returns what the record shall say beside the files.

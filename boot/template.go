@@ -58,22 +58,18 @@ const templateTries = 3
 
 // use calls use with a template that is there and sound.
 func (r *resolver) use(ctx context.Context, key TemplateKey, use func(dir string) error) (used bool, err error) {
-	unlock, err := r.store.lock(ctx, kindTemplate+"-"+key.String(), false)
-	if err != nil {
-		return false, err
+	err = r.store.look(ctx, kindTemplate, key.String(), func(e *entry) error {
+		if !e.isTemplate(key) {
+			return nil
+		}
+		used = true
+		e.mark(time.Now())
+		return use(e.dir)
+	})
+	if !used && (errors.Is(err, errs.ErrNotFound) || errors.Is(err, errs.ErrCorrupt)) {
+		err = nil
 	}
-	defer unlock()
-	e, err := r.store.open(kindTemplate, key.String())
-	switch {
-	case errors.Is(err, errs.ErrNotFound) || errors.Is(err, errs.ErrCorrupt):
-		return false, nil
-	case err != nil:
-		return false, err
-	case !e.isTemplate(key):
-		return false, nil
-	}
-	e.mark(time.Now())
-	return true, use(e.dir)
+	return used, err
 }
 
 // build makes a template, unless somebody has made it meanwhile.
@@ -140,23 +136,15 @@ func VerifyTemplate(ctx context.Context, cfg Config, key TemplateKey) error {
 	if err != nil {
 		return err
 	}
-	err = r.verify(ctx, key)
+	err = r.store.look(ctx, kindTemplate, key.String(), func(e *entry) error { return e.verify(ctx, key) })
 	if errors.Is(err, errs.ErrCorrupt) {
 		err = errors.Join(err, r.drop(ctx, key))
 	}
 	return err
 }
 
-func (r *resolver) verify(ctx context.Context, key TemplateKey) error {
-	unlock, err := r.store.lock(ctx, kindTemplate+"-"+key.String(), false)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	e, err := r.store.open(kindTemplate, key.String())
-	if err != nil {
-		return err
-	}
+// verify reads the template whole, where nobody has done so for a day.
+func (e *entry) verify(ctx context.Context, key TemplateKey) error {
 	if info, err := os.Stat(filepath.Join(e.dir, verifiedName)); err == nil && time.Since(info.ModTime()).Abs() < verifiedFor {
 		return nil
 	}
