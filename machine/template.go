@@ -138,15 +138,13 @@ func (t *template) make(ctx context.Context, dir string) error {
 		return err
 	}
 	spec.State, spec.OwnMemory = state, false
-	if err := t.try(ctx, spec, r); err != nil {
-		i, ok := t.cfg.Driver.(vm.Imager)
-		if !ok || ctx.Err() != nil || i.DropImage(state) != nil {
-			return fmt.Errorf("go on from the template: %w", err)
-		}
+	err = t.try(ctx, spec, r)
+	if i, ok := t.cfg.Driver.(vm.Imager); ok && err != nil && ctx.Err() == nil && i.DropImage(state) == nil {
 		t.cfg.Logger.Warn("the template of a machine is without an image of its hypervisor", "reason", err)
-		if err := t.try(ctx, spec, r); err != nil {
-			return fmt.Errorf("go on from the template: %w", err)
-		}
+		err = t.try(ctx, spec, r)
+	}
+	if err != nil {
+		return fmt.Errorf("go on from the template: %w", err)
 	}
 	if err := r.remove(); err != nil {
 		return err

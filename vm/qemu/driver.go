@@ -251,14 +251,6 @@ func newSockets(nic bool) (s *sockets, err error) {
 	return s, nil
 }
 
-// count is how many files QEMU gets.
-func (s *sockets) count() int {
-	if s.nic != nil {
-		return 4
-	}
-	return 3
-}
-
 func (s *sockets) closeOurs() {
 	for _, c := range []net.Conn{s.qmp, s.console, s.agent, s.nic} {
 		if c != nil {

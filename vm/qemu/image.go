@@ -63,7 +63,7 @@ func (i *Instance) saveImage(ctx context.Context, path string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
-	return checkpoint.Save(ctx, i.proc.pid(), path, checkpoint.Spec{Given: firstFD + i.socks.count(), Memory: i.spec.MemoryFile, Filter: filter})
+	return checkpoint.Save(ctx, i.proc.pid(), path, checkpoint.Spec{Given: firstFD + len(i.socks.theirs), Memory: i.spec.MemoryFile, Filter: filter})
 }
 
 // A QEMU that goes on from its image answers in some 10 ms: one that does not for resumeLimit is not waited for. It is tried

@@ -127,8 +127,8 @@ func (t *tree) unmount() {
 	t.view = -1
 }
 
-// view opens the root that the container sees: of a running one with all its mounts, of another one with its volumes, when its process has made their places. The
-// caller calls done when it has let go of it.
+// view opens the root that the container sees: of a running one with all its mounts, of another one with its volumes, when
+// its process has made their places. The caller calls done when it has let go of it.
 func (s *sandbox) view(ctx context.Context) (fd int, done func(), err error) {
 	s.mu.Lock()
 	executed := s.executed
