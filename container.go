@@ -331,7 +331,8 @@ type ListContainersOptions struct {
 //
 // Those of other programs that use the data directory are among them, as their records say, unless VMConfig.Ephemeral keeps
 // the Runtime to itself. A call that would change such a one or needs its machine is ErrInUse and names the process; when
-// that has ended, the call takes the machine, except for the default one: that belongs to the first Runtime that was open.
+// that has ended, the call takes the machine, except for the default one: a Runtime that had to have one of its own, since
+// another had that, keeps its own, and such a call is ErrConflict until the Runtime is closed and opened again.
 func (r *Runtime) ListContainers(ctx context.Context, opts ListContainersOptions) ([]ContainerInfo, error) {
 	return call(ctx, r, "ListContainers", "", func(context.Context) ([]ContainerInfo, error) {
 		f := container.Filter{Labels: opts.Labels, Name: opts.Name, Image: opts.Image, Limit: opts.Limit}

@@ -60,7 +60,7 @@ func crowd(arg string) {
 	var job crowdJob
 	err := json.Unmarshal([]byte(arg), &job)
 	if err == nil {
-		err = (&member{job: job, rnd: rand.New(rand.NewPCG(job.Seed, 0))}).live()
+		err = (&member{job: job, rnd: rand.New(rand.NewPCG(job.Seed, 0)), mine: make(map[string]bool)}).live()
 	}
 	if err != nil {
 		fmt.Println("error:", err)
@@ -72,6 +72,8 @@ type member struct {
 	job crowdJob
 	rnd *rand.Rand
 	rt  *arcbox.Runtime
+
+	mine map[string]bool // the containers that it made
 }
 
 func (m *member) live() (err error) {
@@ -128,6 +130,7 @@ func (m *member) run(ctx context.Context) error {
 	if err != nil {
 		return unlessGone(err)
 	}
+	m.mine[p.ContainerID()] = true
 	if _, err := p.Wait(ctx); err != nil {
 		return err
 	}
@@ -151,7 +154,8 @@ func (m *member) build(ctx context.Context) error {
 
 // keep leaves a container, which lasts where the machine is the default one.
 func (m *member) keep(ctx context.Context) error {
-	_, err := m.rt.CreateContainer(ctx, arcbox.ContainerSpec{Image: m.some(), Args: sh(crowdScript)}, arcbox.CreateOptions{Pull: arcbox.PullNever})
+	info, err := m.rt.CreateContainer(ctx, arcbox.ContainerSpec{Image: m.some(), Args: sh(crowdScript)}, arcbox.CreateOptions{Pull: arcbox.PullNever})
+	m.mine[info.ID] = err == nil
 	return unlessGone(err)
 }
 
@@ -178,11 +182,15 @@ func (m *member) prune(ctx context.Context) error {
 	return err
 }
 
-// clear removes the containers of this program.
+// clear removes the containers of this program. The list has those of the others, too: they are in use, or in conflict
+// where their program has ended meanwhile, since this one has a default machine of its own.
 func (m *member) clear(ctx context.Context) error {
 	list, err := m.rt.ListContainers(ctx, arcbox.ListContainersOptions{})
 	for _, c := range list {
-		err = errors.Join(err, unlessGone(m.rt.RemoveContainer(ctx, c.ID, arcbox.RemoveOptions{Force: true})))
+		e := m.rt.RemoveContainer(ctx, c.ID, arcbox.RemoveOptions{Force: true})
+		if m.mine[c.ID] || !errors.Is(e, arcbox.ErrConflict) {
+			err = errors.Join(err, unlessGone(e))
+		}
 	}
 	return err
 }
