@@ -146,6 +146,9 @@ type sharedRuntime struct {
 	programs string // the image of realPrograms, once that is there
 	dir      string
 	err      error
+
+	packing sync.Once
+	busybox []byte // the archive of loadBusybox
 }
 
 func (s *sharedRuntime) get(t testing.TB) *arcbox.Runtime {
@@ -189,15 +192,23 @@ func (s *sharedRuntime) close() error {
 // loadBusybox loads the image busybox:test.
 func loadBusybox(t testing.TB, rt *arcbox.Runtime) {
 	t.Helper()
-	img, err := imagetest.Busybox(t)
-	require.NoError(t, err)
-	load(t, rt, img)
+	shared.packing.Do(func() {
+		img, err := imagetest.Busybox(t)
+		require.NoError(t, err)
+		shared.busybox = imagetest.OCIArchive(t, img)
+	})
+	loadArchive(t, rt, shared.busybox)
 }
 
 func load(t testing.TB, rt *arcbox.Runtime, img imagetest.Image) arcbox.ImageInfo {
 	t.Helper()
+	return loadArchive(t, rt, imagetest.OCIArchive(t, img))
+}
+
+func loadArchive(t testing.TB, rt *arcbox.Runtime, archive []byte) arcbox.ImageInfo {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "image.tar")
-	require.NoError(t, os.WriteFile(file, imagetest.OCIArchive(t, img), 0o600))
+	require.NoError(t, os.WriteFile(file, archive, 0o600))
 	infos, err := rt.LoadImage(testContext(t), file, arcbox.LoadOptions{})
 	require.NoError(t, err)
 	require.Len(t, infos, 1)

@@ -147,12 +147,12 @@ func sparseTree(t *testing.T) string {
 	dir := t.TempDir()
 	at := time.Unix(1_500_000_000, 987_654_321)
 	for name, data := range map[string]map[int64]int{ // length of what is written, by offset
-		"hole-first": {10 << 20: 5000}, "hole-last": {0: 5000, 20<<20 - 1: 1}, "empty": {}, "small": {0: 17},
-		"many": {}, strings.Repeat("n", 255): {0: 3, 1 << 20: 4096, 5 << 20: 1},
+		"hole-first": {1 << 20: 5000}, "hole-last": {0: 5000, 4<<20 - 1: 1}, "empty": {}, "small": {0: 17},
+		"many": {}, strings.Repeat("n", 255): {0: 3, 1 << 20: 4096, 2 << 20: 1},
 	} {
 		if name == "many" {
 			for i := range int64(200) { // more than one header of the old format holds
-				data[i*65536] = 4096
+				data[i*16384] = 4096
 			}
 		}
 		f, err := os.Create(filepath.Join(dir, name))
@@ -166,7 +166,7 @@ func sparseTree(t *testing.T) string {
 	}
 	f, err := os.Create(filepath.Join(dir, "only-a-hole"))
 	require.NoError(t, err)
-	require.NoError(t, f.Truncate(30<<20))
+	require.NoError(t, f.Truncate(6<<20))
 	require.NoError(t, f.Close())
 	deep := filepath.Join(dir, strings.Repeat(strings.Repeat("d", 120)+"/", 5))
 	require.NoError(t, os.MkdirAll(deep, 0o755))

@@ -59,7 +59,12 @@ type Entry struct {
 // Tar returns an archive with the entries in order.
 func Tar(tb testing.TB, entries ...Entry) []byte {
 	tb.Helper()
+	size := 0
+	for _, e := range entries {
+		size += len(e.Data) + 4<<10 // the header and its PAX records, mostly
+	}
 	var buf bytes.Buffer
+	buf.Grow(size)
 	w := tar.NewWriter(&buf)
 	for _, e := range entries {
 		h := &tar.Header{
