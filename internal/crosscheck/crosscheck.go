@@ -1,11 +1,12 @@
-// Package darwincheck type-checks packages for macOS on a machine that has neither Apple's SDK nor a C compiler for it.
+// Package crosscheck type-checks packages for systems other than the one it runs on: in seconds, since nothing is
+// compiled, and for macOS with neither Apple's SDK nor a C compiler for it.
 //
 // It works because of two facts. "go list -deps -json" does not run cgo unless -compiled or -export is given, so with
 // GOOS=darwin and CGO_ENABLED=1 it lists exactly the files that a Mac would compile, cgo files included. And go/types has
 // FakeImportC: every C.name is accepted and has the invalid type, about which the checker is silent.
 //
 // It does not see wrong uses of C names, Objective-C code, linking, and what "go vet" sees beyond the compiler.
-package darwincheck
+package crosscheck
 
 import (
 	"bytes"
@@ -28,7 +29,8 @@ import (
 // Config says what Check checks.
 type Config struct {
 	Dir      string   // a directory in the module; "" is the current one
-	Arch     string   // "arm64" or "amd64"
+	OS, Arch string   // GOOS and GOARCH
+	Cgo      bool     // with the files that import C
 	Tests    bool     // check the packages' tests too
 	Patterns []string // as for go list; none is ./...
 	// Overlay has contents that stand for those of files, by absolute path; the files need not exist.
@@ -42,7 +44,10 @@ type Report struct {
 	Problems []string // what the compiler would refuse, with its place, each once
 }
 
-// Check type-checks packages of a module for darwin, with their dependencies' declarations. Only problems in packages of
+// String returns the system and the architecture, as GOOS/GOARCH.
+func (c Config) String() string { return c.OS + "/" + c.Arch }
+
+// Check type-checks packages of a module, with their dependencies' declarations. Only problems in packages of
 // the module itself are reported. The error says that nothing could be checked; patterns that match nothing are one.
 func Check(ctx context.Context, cfg Config) (*Report, error) {
 	c := &checker{
@@ -50,17 +55,17 @@ func Check(ctx context.Context, cfg Config) (*Report, error) {
 		pkgs: make(map[string]*types.Package), seen: make(map[string]bool),
 	}
 	if c.sizes == nil {
-		return nil, fmt.Errorf("check for darwin/%s: no such architecture", cfg.Arch)
+		return nil, fmt.Errorf("check for %s: no such architecture", cfg)
 	}
 	list, err := goList(ctx, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("check for darwin/%s: %w", cfg.Arch, err)
+		return nil, fmt.Errorf("check for %s: %w", cfg, err)
 	}
 	for _, p := range list {
 		c.check(p) // -deps lists a package after all that it imports
 	}
 	if c.report.Packages == 0 {
-		return nil, fmt.Errorf("check for darwin/%s: no package of the module matches", cfg.Arch)
+		return nil, fmt.Errorf("check for %s: no package of the module matches", cfg)
 	}
 	return &c.report, nil
 }
@@ -87,7 +92,7 @@ func goList(ctx context.Context, cfg Config) (all []*listed, err error) {
 		args = append(args, "-test")
 	}
 	if len(cfg.Overlay) > 0 {
-		dir, err := os.MkdirTemp("", "darwincheck")
+		dir, err := os.MkdirTemp("", "crosscheck")
 		if err != nil {
 			return nil, err
 		}
@@ -104,7 +109,11 @@ func goList(ctx context.Context, cfg Config) (all []*listed, err error) {
 	}
 	cmd := exec.CommandContext(ctx, "go", append(append(args, "--"), patterns...)...)
 	cmd.Dir = cfg.Dir
-	cmd.Env = append(cmd.Environ(), "GOOS=darwin", "GOARCH="+cfg.Arch, "CGO_ENABLED=1")
+	cgo := "0"
+	if cfg.Cgo {
+		cgo = "1"
+	}
+	cmd.Env = append(cmd.Environ(), "GOOS="+cfg.OS, "GOARCH="+cfg.Arch, "CGO_ENABLED="+cgo)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

@@ -1,6 +1,7 @@
-package darwincheck
+package crosscheck
 
 import (
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -9,15 +10,26 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestProjectCompilesForMacOS checks the whole module, its tests included, as both kinds of Mac would compile it.
-func TestProjectCompilesForMacOS(t *testing.T) {
-	for _, arch := range []string{"arm64", "amd64"} {
-		t.Run(arch, func(t *testing.T) {
+// TestProjectCompilesElsewhere checks the library and the examples, their tests included, as they would be compiled for other
+// systems: for both kinds of Mac, and without cgo, where there is no Virtualization framework.
+func TestProjectCompilesElsewhere(t *testing.T) {
+	const library, examples = "../..", "../../examples"
+	for _, cfg := range []Config{
+		{Dir: library, OS: "darwin", Arch: "arm64", Cgo: true},
+		{Dir: library, OS: "darwin", Arch: "amd64", Cgo: true},
+		{Dir: library, OS: "darwin", Arch: "arm64"},
+		{Dir: library, OS: "windows", Arch: "amd64"},
+		{Dir: library, OS: "linux", Arch: "arm64"},
+		{Dir: examples, OS: "darwin", Arch: "arm64", Cgo: true},
+		{Dir: examples, OS: "windows", Arch: "amd64"},
+	} {
+		t.Run(fmt.Sprintf("%s on %s, cgo %t", filepath.Base(cfg.Dir), cfg, cfg.Cgo), func(t *testing.T) {
 			t.Parallel()
-			r, err := Check(t.Context(), Config{Dir: "../..", Arch: arch, Tests: true})
+			cfg.Tests = true
+			r, err := Check(t.Context(), cfg)
 			require.NoError(t, err)
 			require.Empty(t, r.Problems)
-			require.Greater(t, r.Packages, 40)
+			require.Greater(t, r.Packages, map[string]int{library: 40, examples: 5}[cfg.Dir])
 		})
 	}
 }
@@ -29,9 +41,9 @@ func plant(t *testing.T, arch string, files map[string]string) *Report {
 	require.NoError(t, err)
 	overlay := make(map[string]string)
 	for name, text := range files {
-		overlay[filepath.Join(dir, name)] = "//go:build darwin && cgo\n\npackage darwincheck\n\nimport \"github.com/Code-Hex/vz/v3\"\n\n" + text + "\n"
+		overlay[filepath.Join(dir, name)] = "//go:build darwin && cgo\n\npackage crosscheck\n\nimport \"github.com/Code-Hex/vz/v3\"\n\n" + text + "\n"
 	}
-	r, err := Check(t.Context(), Config{Arch: arch, Patterns: []string{"."}, Tests: true, Overlay: overlay})
+	r, err := Check(t.Context(), Config{OS: "darwin", Arch: arch, Cgo: true, Patterns: []string{"."}, Tests: true, Overlay: overlay})
 	require.NoError(t, err)
 	return r
 }
@@ -94,10 +106,10 @@ func TestCgoIsTakenOnTrust(t *testing.T) {
 }
 
 func TestWhatCannotBeChecked(t *testing.T) {
-	_, err := Check(t.Context(), Config{Arch: "pdp11"})
+	_, err := Check(t.Context(), Config{OS: "darwin", Arch: "pdp11"})
 	require.ErrorContains(t, err, "no such architecture")
-	_, err = Check(t.Context(), Config{Arch: "arm64", Patterns: []string{"errors"}})
+	_, err = Check(t.Context(), Config{OS: "darwin", Arch: "arm64", Patterns: []string{"errors"}})
 	require.ErrorContains(t, err, "no package of the module")
-	_, err = Check(t.Context(), Config{Dir: filepath.Join(t.TempDir(), "none"), Arch: "arm64"})
+	_, err = Check(t.Context(), Config{Dir: filepath.Join(t.TempDir(), "none"), OS: "darwin", Arch: "arm64"})
 	require.ErrorContains(t, err, "go list")
 }
