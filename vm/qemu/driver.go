@@ -133,7 +133,7 @@ func (d *Driver) Start(ctx context.Context, spec vm.Spec) (vm.Instance, error) {
 	log := d.log.With("machine", spec.Name)
 	log.Info("starting QEMU", "binary", path, "accelerator", string(accel), "reason", reason)
 	c := command{spec: spec, accel: accel, linux: h.os == "linux", tsc: d.tsc.kHz()}
-	if inst, err := d.resume(ctx, log, c); inst != nil || ctx.Err() != nil {
+	if inst, err := d.resume(ctx, log, c); inst != nil || err != nil {
 		return inst, err
 	}
 	inst, err := d.start(ctx, log, path, c)

@@ -73,7 +73,8 @@ const (
 	resumeTries = 4
 )
 
-// resume starts a machine whose state has an image of QEMU. It returns nil, without an error, where that cannot be.
+// resume starts a machine whose state has an image of QEMU. It returns nil, without an error, where that cannot be; the
+// error is that of a ctx that has ended meanwhile.
 func (d *Driver) resume(ctx context.Context, log *slog.Logger, c command) (vm.Instance, error) {
 	if c.spec.State == "" || c.spec.OwnMemory {
 		return nil, nil

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -65,22 +66,48 @@ func (s *suite) testShares(t *testing.T) {
 	require.ErrorIs(t, err, errs.ErrNotFound)
 }
 
-// testCloseDuringStart ends the context of a start at moments that sweep over it. Either there is a machine or there is
-// nothing.
+// testCloseDuringStart ends the context of a start at moments that sweep over it, and whenever the start looks whether it
+// has ended. Either there is a machine or there is nothing.
 func (s *suite) testCloseDuringStart(t *testing.T) {
 	s.start(t, s.spec).Close()
 	before := possessions(t)
-	for step := range 20 {
+	for step := range 30 {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(step)*3*time.Millisecond)
+		if looks := step - 20; looks >= 0 {
+			cancel()
+			ctx, cancel = context.WithCancel(context.Background())
+			ctx = &endsWhenSeen{Context: ctx, end: cancel, looks: looks}
+		}
 		m, err := s.driver.Start(ctx, s.spec)
+		ended := ctx.Err()
 		cancel()
 		if err != nil {
-			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.Nil(t, m, "step %d", step)
+			require.ErrorIs(t, err, ended)
 		} else {
+			require.NotNil(t, m, "step %d", step)
 			require.NoError(t, m.Close())
 		}
 		require.Equal(t, before, possessions(t), "step %d", step)
 	}
+}
+
+// endsWhenSeen is a context that ends when somebody has asked some times whether it has.
+type endsWhenSeen struct {
+	context.Context
+	end context.CancelFunc
+
+	mu    sync.Mutex
+	looks int
+}
+
+func (c *endsWhenSeen) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.looks--; c.looks < 0 {
+		c.end()
+	}
+	return c.Context.Err()
 }
 
 // testShutdownPaused shuts a machine down that is paused.
