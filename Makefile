@@ -8,6 +8,8 @@ FOREIGN     := darwin windows
 # Tests of the source, which the race detector would only make slow. What looks at packages as they are compiled looks at them
 # with it, as the tests have them: they are compiled once.
 CHECKS      := internal/house internal/crosscheck
+# The tests that take longest begin first, so that two processors have work to the end.
+LONG        := . vm/qemu internal/guest internal/image
 FUZZTIME    ?= 20s
 PKGS        ?= ./...
 
@@ -22,8 +24,12 @@ demo: ## boot a machine and run a container in it, with a timeline
 
 .PHONY: test
 test: setup check ## the whole suite: all checks, and all tests with real machines
-	@for m in $(MODULES); do (cd $$m && ARCBOX_TEST_VM=1 $(GO) test -race -vet=off -shuffle=on -timeout 20m \
-		$$($(GO) list ./... | grep -v $(CHECKS:%=-e /%$$))) || exit 1; done
+	@$(MAKE) --no-print-directory -j $(MODULES:%=test-in-%)
+
+.PHONY: $(MODULES:%=test-in-%)
+$(MODULES:%=test-in-%): test-in-%:
+	@cd $* && ARCBOX_TEST_VM=1 $(GO) test -race -vet=off -shuffle=on -timeout 20m \
+		$(if $(filter .,$*),$(LONG:%=./%)) $$($(GO) list ./... | grep -v $(CHECKS:%=-e /%$$))
 
 .PHONY: check
 check: ## format, vet, staticcheck, types for other systems, and the rules of the house
