@@ -31,7 +31,7 @@ func (c *cli) execCommand() *cobra.Command {
 			return c.foreground(cmd.Context(), spec.TTY, spec.Stdin, true, func(ctx context.Context, std stdio, wait waiter) error {
 				return c.withRuntime(nil, func(rt *arcbox.Runtime) error {
 					p, err := rt.Exec(ctx, args[0], spec, arcbox.ExecOptions{
-						Stdin: std.stdin, Stdout: c.out, Stderr: c.err, Rows: std.rows, Cols: std.cols,
+						Stdin: std.in, Stdout: std.out, Stderr: std.err, Rows: std.rows, Cols: std.cols,
 					})
 					if err != nil {
 						return err
@@ -86,7 +86,7 @@ Of a container with a terminal, ctrl-p ctrl-q detaches and leaves it running; of
 				return &exitError{exitOwn, err}
 			}
 			return c.foreground(cmd.Context(), i.TTY, i.Stdin && !noStdin, proxy, func(ctx context.Context, std stdio, wait waiter) error {
-				p, err := c.session.rt.AttachContainer(ctx, i.ID, arcbox.AttachOptions{Stdin: std.stdin, Stdout: c.out, Stderr: c.err})
+				p, err := c.session.rt.AttachContainer(ctx, i.ID, arcbox.AttachOptions{Stdin: std.in, Stdout: std.out, Stderr: std.err})
 				if err != nil {
 					return err
 				}
@@ -153,7 +153,7 @@ func (c *cli) startAttached(ctx context.Context, ref string, stdin bool) error {
 			}
 			d.close(true)
 			if stdin {
-				p, err := rt.AttachContainer(ctx, i.ID, arcbox.AttachOptions{Stdin: std.stdin})
+				p, err := rt.AttachContainer(ctx, i.ID, arcbox.AttachOptions{Stdin: std.in})
 				if err == nil {
 					defer p.Close()
 				} else if now, ierr := rt.InspectContainer(ctx, i.ID); ierr != nil || now.State != arcbox.ContainerExited {

@@ -75,7 +75,7 @@ func (c *cli) visit(ctx context.Context, machine string, v visit) error {
 	return c.foreground(ctx, v.spec.TTY, v.stdin, true, func(ctx context.Context, std stdio, wait waiter) error {
 		return c.withMachine(ctx, func(rt *arcbox.Runtime, d *display) error {
 			p, err := rt.ExecMachine(ctx, machine, v.spec, arcbox.RunOptions{
-				Stdin: std.stdin, Stdout: c.out, Stderr: c.err, Rows: std.rows, Cols: std.cols,
+				Stdin: std.in, Stdout: std.out, Stderr: std.err, Rows: std.rows, Cols: std.cols,
 				Pull: arcbox.PullPolicy(v.pull), PullProgress: d.pull,
 			})
 			if err != nil {

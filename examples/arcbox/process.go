@@ -17,8 +17,9 @@ var errDetached = errors.New("detached")
 
 // stdio is what a process in the foreground is connected to.
 type stdio struct {
-	stdin      io.Reader // nil for none
-	rows, cols uint16    // 0 where this is no terminal
+	in         io.Reader // nil for none
+	out, err   io.Writer
+	rows, cols uint16 // 0 where this is no terminal
 }
 
 // waiter waits for the end of a process in the foreground and closes it.
@@ -71,16 +72,19 @@ type foreground struct {
 }
 
 func (f *foreground) run(start func(context.Context, stdio, waiter) error) error {
-	var std stdio
+	std := stdio{out: f.c.out, err: f.c.err}
+	if f.proxy {
+		std.out, std.err = f.sig.output(std.out), f.sig.output(std.err)
+	}
 	if cols, rows, err := term.GetSize(int(f.c.in.Fd())); err == nil && f.tty {
 		std.rows, std.cols = uint16(rows), uint16(cols)
 	}
 	if f.stdin {
 		in, release := f.c.stdin()
 		defer release()
-		std.stdin = in
+		std.in = in
 		if f.tty && f.c.session != nil {
-			std.stdin = &detachReader{r: in, detach: func() { f.cancel(errDetached) }}
+			std.in = &detachReader{r: in, detach: func() { f.cancel(errDetached) }}
 		}
 	}
 	return start(f.ctx, std, f.wait)

@@ -100,7 +100,7 @@ func (c *cli) runContainer(ctx context.Context, spec arcbox.ContainerSpec, pull 
 	return c.foreground(ctx, spec.TTY, spec.Stdin, true, func(ctx context.Context, std stdio, wait waiter) error {
 		return c.withMachine(ctx, func(rt *arcbox.Runtime, d *display) error {
 			p, err := rt.RunContainer(ctx, spec, arcbox.RunOptions{
-				Stdin: std.stdin, Stdout: c.out, Stderr: c.err, Rows: std.rows, Cols: std.cols, Pull: pull, PullProgress: d.pull,
+				Stdin: std.in, Stdout: std.out, Stderr: std.err, Rows: std.rows, Cols: std.cols, Pull: pull, PullProgress: d.pull,
 			})
 			if err != nil {
 				return err

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"sync"
@@ -18,10 +19,13 @@ type process interface {
 }
 
 // signals takes the signals of this process: before the container's process runs they end what is in progress, then they
-// are the container's.
+// are the container's. It runs when it writes, which may be before the call that starts it has returned: signals that come
+// between the two wait for that.
 type signals struct {
 	ch     chan os.Signal
 	target chan target
+	runs   context.Context // ends when the process writes for the first time
+	wrote  context.CancelFunc
 	done   chan struct{}
 	once   sync.Once
 	wg     sync.WaitGroup
@@ -48,6 +52,7 @@ const sendTimeout = 5 * time.Second
 
 func newSignals(cancel context.CancelCauseFunc) *signals {
 	s := &signals{ch: make(chan os.Signal, 32), target: make(chan target), done: make(chan struct{})}
+	s.runs, s.wrote = context.WithCancel(context.Background())
 	list := []os.Signal{}
 	for sig := range proxied() {
 		list = append(list, sig)
@@ -63,34 +68,59 @@ func newSignals(cancel context.CancelCauseFunc) *signals {
 func (s *signals) run(cancel context.CancelCauseFunc) {
 	names := proxied()
 	var to target
+	var early []os.Signal
 	asked := 0
+	pass := func(sig os.Signal) {
+		name := names[sig]
+		if ends(name) {
+			asked++
+		}
+		if asked > patience+1 {
+			cancel(&signalError{name, number(sig)})
+		} else if asked > patience {
+			name = "KILL"
+		}
+		to.send(name)
+	}
 	for {
 		select {
 		case <-s.done:
 			return
 		case to = <-s.target:
 			to.resize()
+			for _, sig := range early {
+				pass(sig)
+			}
+			early = nil
 		case sig := <-s.ch:
 			name, ok := names[sig]
 			switch {
+			case to.p == nil && ok && s.runs.Err() != nil && len(early) < patience:
+				early = append(early, sig)
 			case to.p == nil && ok:
 				cancel(&signalError{name, number(sig)})
 			case to.p == nil:
 			case sig == resized():
 				to.resize()
 			default:
-				if ends(name) {
-					asked++
-				}
-				if asked > patience+1 {
-					cancel(&signalError{name, number(sig)})
-				} else if asked > patience {
-					name = "KILL"
-				}
-				to.send(name)
+				pass(sig)
 			}
 		}
 	}
+}
+
+// output is where the process writes to, whose signals these are.
+func (s *signals) output(w io.Writer) io.Writer { return &output{w, s.wrote} }
+
+type output struct {
+	io.Writer
+	wrote func()
+}
+
+// Write writes, and tells before that the process runs.
+func (o *output) Write(p []byte) (int, error) {
+	o.wrote()
+	return o.Writer.Write(p)
 }
 
 // ends tells that people send the signal to end a process.
@@ -130,6 +160,7 @@ func (t target) resize() {
 // stop gives the signals back to the system.
 func (s *signals) stop() {
 	s.once.Do(func() {
+		s.wrote()
 		signal.Stop(s.ch)
 		close(s.done)
 	})
