@@ -19,17 +19,24 @@ func (p told) Signal(_ context.Context, name string) error {
 
 func (told) Resize(context.Context, uint16, uint16) error { return nil }
 
-// A process that has written gets the signals that come before its start has returned. One that has not is not started.
-func TestSignalsAroundTheStart(t *testing.T) {
+// written returns the signals of a process that has written, and the context that they may end.
+func written(t *testing.T) (context.Context, *signals) {
+	t.Helper()
 	ctx, cancel := context.WithCancelCause(t.Context())
 	s := newSignals(cancel)
-	defer s.stop()
+	t.Cleanup(s.stop)
 	_, err := s.output(io.Discard).Write([]byte("ready\n"))
 	require.NoError(t, err)
-	p := make(told)
 	for range patience {
 		s.ch <- os.Interrupt
 	}
+	return ctx, s
+}
+
+// A process that has written gets the signals that come before its start has returned.
+func TestSignalsAroundTheStart(t *testing.T) {
+	ctx, s := written(t)
+	p := make(told)
 	s.forward(p, os.Stdin, false)
 	for range patience {
 		require.Equal(t, "INT", <-p)
@@ -37,8 +44,12 @@ func TestSignalsAroundTheStart(t *testing.T) {
 	s.ch <- os.Interrupt
 	require.Equal(t, "KILL", <-p)
 	require.NoError(t, ctx.Err())
+}
 
-	s = newSignals(cancel)
+// A start whose process has not written is ended by a signal.
+func TestSignalsBeforeTheStart(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	s := newSignals(cancel)
 	defer s.stop()
 	s.ch <- os.Interrupt
 	<-ctx.Done()
@@ -47,14 +58,7 @@ func TestSignalsAroundTheStart(t *testing.T) {
 
 // A start that does not return is given up, whatever its process has written.
 func TestSignalsOfAStartThatHangs(t *testing.T) {
-	ctx, cancel := context.WithCancelCause(t.Context())
-	s := newSignals(cancel)
-	defer s.stop()
-	_, err := s.output(io.Discard).Write([]byte("ready\n"))
-	require.NoError(t, err)
-	for range patience {
-		s.ch <- os.Interrupt
-	}
+	ctx, s := written(t)
 	require.NoError(t, ctx.Err())
 	s.ch <- os.Interrupt
 	<-ctx.Done()
