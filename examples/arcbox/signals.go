@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/term"
@@ -24,8 +25,7 @@ type process interface {
 type signals struct {
 	ch     chan os.Signal
 	target chan target
-	runs   context.Context // ends when the process writes for the first time
-	wrote  context.CancelFunc
+	wrote  atomic.Bool // the process has written
 	done   chan struct{}
 	once   sync.Once
 	wg     sync.WaitGroup
@@ -52,7 +52,6 @@ const sendTimeout = 5 * time.Second
 
 func newSignals(cancel context.CancelCauseFunc) *signals {
 	s := &signals{ch: make(chan os.Signal, 32), target: make(chan target), done: make(chan struct{})}
-	s.runs, s.wrote = context.WithCancel(context.Background())
 	list := []os.Signal{}
 	for sig := range proxied() {
 		list = append(list, sig)
@@ -95,7 +94,7 @@ func (s *signals) run(cancel context.CancelCauseFunc) {
 		case sig := <-s.ch:
 			name, ok := names[sig]
 			switch {
-			case to.p == nil && ok && s.runs.Err() != nil && len(early) < patience:
+			case to.p == nil && ok && s.wrote.Load() && len(early) < patience:
 				early = append(early, sig)
 			case to.p == nil && ok:
 				cancel(&signalError{name, number(sig)})
@@ -110,16 +109,16 @@ func (s *signals) run(cancel context.CancelCauseFunc) {
 }
 
 // output is where the process writes to, whose signals these are.
-func (s *signals) output(w io.Writer) io.Writer { return &output{w, s.wrote} }
+func (s *signals) output(w io.Writer) io.Writer { return output{w, &s.wrote} }
 
 type output struct {
 	io.Writer
-	wrote func()
+	wrote *atomic.Bool
 }
 
-// Write writes, and tells before that the process runs.
-func (o *output) Write(p []byte) (int, error) {
-	o.wrote()
+// Write writes, and notes before that the process runs.
+func (o output) Write(p []byte) (int, error) {
+	o.wrote.Store(true)
 	return o.Writer.Write(p)
 }
 
@@ -160,7 +159,6 @@ func (t target) resize() {
 // stop gives the signals back to the system.
 func (s *signals) stop() {
 	s.once.Do(func() {
-		s.wrote()
 		signal.Stop(s.ch)
 		close(s.done)
 	})
